@@ -1,0 +1,2 @@
+//! `mount.blobdir`: translates mount(8) arguments and execs the daemon.
+fn main() {}

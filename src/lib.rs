@@ -1,0 +1,1 @@
+//! blobdir mounts cloud blobs as ordinary files.

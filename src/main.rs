@@ -1,0 +1,2 @@
+//! The `blobdir` command.
+fn main() {}

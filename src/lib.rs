@@ -1,1 +1,5 @@
 //! blobdir mounts cloud blobs as ordinary files.
+
+pub mod backend;
+pub mod client;
+pub mod store;

@@ -1,0 +1,292 @@
+//! The port: what blobdir needs of a remote system, and nothing about how it is reached.
+//!
+//! A [`Store`] is a namespace of directories and blobs. Opening a blob gives a [`Blob`] (one version,
+//! read-only) or a [`BlobMut`] (updated in place by its sole writer). Everything above this module
+//! is written against these traits; every backend and [`memory`] implement them, and [`contract`]
+//! tells whether they do so rightly.
+//!
+//! This module must not know HTTP, FUSE or any service.
+
+pub mod contract;
+mod error;
+pub mod memory;
+mod path;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+pub use error::{Error, ErrorKind, Outcome, Result, Retry};
+pub use path::RemotePath;
+
+/// A future that can be held in a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Names one version of one object. Opaque: only equality means anything (an ETag, a digest).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Version(pub Arc<str>);
+
+/// How blobs of a store are written. A value, so that strategy is data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteModel {
+    /// The store is read-only.
+    None,
+    /// Blobs are updated in place.
+    InPlace {
+        /// Every update starts and ends on a multiple of this many bytes.
+        align: u64,
+        /// The longest single update, in bytes.
+        max: u64,
+    },
+}
+
+/// What a store can do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capabilities {
+    /// How blobs are written.
+    pub write: WriteModel,
+    /// Blobs never change once they exist (digest-named content).
+    pub immutable: bool,
+    /// The longest blob, in bytes.
+    pub max_len: u64,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A blob.
+    File,
+    /// A directory: a marker, a common prefix, or a container.
+    Directory,
+}
+
+/// What is known of one name.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Stat {
+    /// File or directory.
+    pub kind: Kind,
+    /// Length in bytes as a reader sees it; 0 for a directory.
+    pub len: u64,
+    /// Last change, where the service tells.
+    pub modified: Option<SystemTime>,
+    /// The version that the other fields describe; `None` for directories.
+    pub version: Option<Version>,
+    /// Why this blob cannot be written although its store can, in words for the log; `None` if it can.
+    pub read_only: Option<&'static str>,
+    /// Remote metadata by short name (`etag`, `blob_type`, …), shown as `user.blobdir.*`. Listings
+    /// leave it empty.
+    pub attributes: Vec<(&'static str, String)>,
+}
+
+impl Stat {
+    /// A directory about which nothing more is known.
+    pub fn directory() -> Stat {
+        Stat {
+            kind: Kind::Directory,
+            len: 0,
+            modified: None,
+            version: None,
+            read_only: None,
+            attributes: Vec::new(),
+        }
+    }
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ListEntry {
+    /// The last component of its path: never empty, `.`, `..`, nor holding `/` or NUL.
+    pub name: String,
+    /// What a [`Store::stat`] would say, without `attributes`.
+    pub stat: Stat,
+}
+
+/// One page of a directory listing.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ListPage {
+    /// Entries, each name once over all pages; may be empty though more pages follow.
+    pub entries: Vec<ListEntry>,
+    /// Give this to the next call; `None` after the last page.
+    pub next: Option<Cursor>,
+}
+
+/// Where a listing goes on. Opaque; valid for the directory it came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cursor(pub Arc<str>);
+
+/// What a blob is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Reads of one version.
+    Read,
+    /// Reads and updates in place.
+    Update,
+}
+
+/// An opened blob.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// Opened for [`Access::Read`].
+    Read(Arc<dyn Blob>),
+    /// Opened for [`Access::Update`], or created.
+    Update(Arc<dyn BlobMut>),
+}
+
+/// How a new name may meet an old one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replace {
+    /// An existing blob of that name is replaced.
+    Allowed,
+    /// An existing blob of that name is `AlreadyExists`, decided by the service itself.
+    Refused,
+}
+
+/// A remote namespace. Calls may run concurrently and in any order.
+///
+/// Every call ends within the store's own deadline. Paths are relative to what was mounted; the
+/// empty path is the root, which is a directory as long as the container exists.
+pub trait Store: Send + Sync + Debug {
+    /// What this store can do; constant for its lifetime.
+    fn capabilities(&self) -> Capabilities;
+
+    /// What `path` is. A directory wins over a blob of the same name.
+    ///
+    /// Errors: `NotFound`; `PermissionDenied`, `Unauthenticated`, `Unavailable`, `TimedOut`.
+    fn stat<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<Stat>>;
+
+    /// One page of the entries of directory `dir`, from the beginning or where `cursor` says. A
+    /// name stands once in the whole listing: of a blob and a directory of one name, the directory.
+    /// Memory is bounded by the page. Listing a directory that does not exist gives no entries.
+    fn list<'a>(
+        &'a self,
+        dir: &'a RemotePath,
+        cursor: Option<Cursor>,
+    ) -> BoxFuture<'a, Result<ListPage>>;
+
+    /// Opens an existing blob in its current version, which the service was asked for now.
+    ///
+    /// Errors: as [`stat`](Store::stat); `ReadOnly` if it cannot be updated; `IsDirectory`.
+    fn open<'a>(&'a self, path: &'a RemotePath, access: Access) -> BoxFuture<'a, Result<Opened>>;
+
+    /// Creates an empty blob, open for [`Access::Update`]. Replacing gives a new, empty version.
+    ///
+    /// Errors: `AlreadyExists` as `replace` says; `ReadOnly`, `BadName`.
+    fn create<'a>(
+        &'a self,
+        path: &'a RemotePath,
+        replace: Replace,
+    ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>>;
+
+    /// Removes a blob. If `version` is given, only in that version (`Stale` otherwise).
+    fn remove<'a>(
+        &'a self,
+        path: &'a RemotePath,
+        version: Option<&'a Version>,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Moves a blob. The source is removed only in the version that was copied, so that nothing
+    /// written meanwhile is lost (`Stale`; both names exist then).
+    ///
+    /// Errors: `AlreadyExists` as `replace` says, `IsDirectory` for a directory at either name.
+    fn rename<'a>(
+        &'a self,
+        from: &'a RemotePath,
+        to: &'a RemotePath,
+        replace: Replace,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// Makes an empty directory. `AlreadyExists` if the name is taken.
+    fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes an empty directory. `NotEmpty` if anything is in it, `NotDirectory` for a blob.
+    fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
+}
+
+/// Takes the bytes of a read, in order.
+pub trait Sink: Send {
+    /// The next bytes. Pieces are consecutive, never empty, and come from any buffer size.
+    fn put(&mut self, piece: &[u8]);
+}
+
+/// One version of one object.
+pub trait Blob: Send + Sync + Debug {
+    /// The version that reads are pinned to. For a [`BlobMut`], the newest known one.
+    fn version(&self) -> Version;
+
+    /// Whether `found`, seen at this name just now, is the version of this blob, or one made by
+    /// this blob's own updates alone. Caches of its content stay valid then.
+    fn continues(&self, found: &Version) -> bool;
+
+    /// Length in bytes as a reader sees it, at the time of opening or of the last
+    /// [`BlobMut::set_len`].
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives `sink` exactly the bytes of `range`, which lies inside the blob (for a [`BlobMut`],
+    /// inside [`capacity`](BlobMut::capacity)). A temporary failure in the middle goes on where it
+    /// stopped. On an error the sink has seen a prefix.
+    ///
+    /// Errors: `Stale` if the pinned version is gone; never bytes of two versions.
+    fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>>;
+
+    /// The parts of `range` that hold data, sorted and disjoint; everything else reads as zeros.
+    fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>>;
+}
+
+/// In-place update by one writer.
+///
+/// Updates may be in flight together and reach the service in any order, so **the caller never has
+/// two that overlap in flight**. `reserve`, `set_len` and `close` wait for updates in flight
+/// and hold later ones back, so they may be called at any time.
+///
+/// An update that fails says through [`Error::outcome`] whether it was surely not applied or may
+/// yet be.
+pub trait BlobMut: Blob {
+    /// Bytes that can be written without [`reserve`](BlobMut::reserve); a multiple of the write alignment,
+    /// at least [`len`](Blob::len). Bytes between the two read as zeros or as what was written there.
+    fn capacity(&self) -> u64;
+
+    /// Writes the pieces one after another from `at`. Start and total length are aligned and the
+    /// total is at most the store's `max`; all of it lies inside the capacity.
+    fn write_at(&self, at: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes an aligned range inside the capacity read as zeros and gives its storage back.
+    fn clear(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>>;
+
+    /// Makes room up to `capacity` (rounded up to the alignment; never shrinks) without
+    /// changing the length that others see.
+    fn reserve(&self, capacity: u64) -> BoxFuture<'_, Result<()>>;
+
+    /// Sets the length that readers see, durably. Cuts the capacity to it unless `keep_reserve`.
+    /// Bytes of the last, partial sector beyond `len` are unspecified.
+    ///
+    /// Errors: `TooLarge`, and `Stale` if somebody else changed the blob.
+    fn set_len(&self, len: u64, keep_reserve: bool) -> BoxFuture<'_, Result<()>>;
+
+    /// Ends the updates: releases what was held for them. Reads go on working.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Reads a range into one buffer. For small ranges and tests; the data path streams.
+pub async fn read_all(blob: &dyn Blob, range: Range<u64>) -> Result<Bytes> {
+    struct Collect(Vec<u8>);
+    impl Sink for Collect {
+        fn put(&mut self, piece: &[u8]) {
+            self.0.extend_from_slice(piece);
+        }
+    }
+    let expected = usize::try_from(range.end - range.start).expect("range fits memory");
+    let mut sink = Collect(Vec::with_capacity(expected));
+    blob.read(range, &mut sink).await?;
+    debug_assert_eq!(sink.0.len(), expected, "a read gives exactly its range");
+    Ok(sink.0.into())
+}

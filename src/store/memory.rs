@@ -115,6 +115,7 @@ impl MemoryStore {
             version,
             len,
             update,
+            gate: Arc::default(),
         }
     }
 }
@@ -398,6 +399,8 @@ struct MemoryBlob {
     /// The length at opening.
     len: u64,
     update: bool,
+    /// Updates share it; what must not meet an update in flight takes it alone.
+    gate: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl MemoryBlob {
@@ -408,9 +411,13 @@ impl MemoryBlob {
         range: Range<u64>,
         apply: impl FnOnce(&mut Content) + Send,
     ) -> Result<()> {
-        if range.start % SECTOR != 0 || range.end % SECTOR != 0 || range.is_empty() {
+        if !range.start.is_multiple_of(SECTOR)
+            || !range.end.is_multiple_of(SECTOR)
+            || range.is_empty()
+        {
             return fail(ErrorKind::InvalidRange, op, &self.path);
         }
+        let _shared = self.gate.read().await;
         self.store.shared.requests.fetch_add(1, Ordering::Relaxed);
         {
             let mut content = self.content.lock();
@@ -539,6 +546,7 @@ impl BlobMut for MemoryBlob {
 
     fn reserve(&self, capacity: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            let _alone = self.gate.write().await;
             self.store.pause().await;
             let mut content = self.content.lock();
             content.capacity = content.capacity.max(capacity.next_multiple_of(SECTOR));
@@ -552,6 +560,7 @@ impl BlobMut for MemoryBlob {
             if len > MAX_LEN {
                 return fail(ErrorKind::TooLarge, "set_len", &self.path);
             }
+            let _alone = self.gate.write().await;
             self.store.pause().await;
             let mut content = self.content.lock();
             let needed = len.next_multiple_of(SECTOR);

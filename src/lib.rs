@@ -2,5 +2,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod fuse;
 pub mod io;
 pub mod store;
+pub mod vfs;

@@ -2,4 +2,5 @@
 
 pub mod backend;
 pub mod client;
+pub mod config;
 pub mod store;

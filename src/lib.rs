@@ -3,4 +3,5 @@
 pub mod backend;
 pub mod client;
 pub mod config;
+pub mod logging;
 pub mod store;

@@ -3,5 +3,6 @@
 pub mod backend;
 pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod logging;
 pub mod store;

@@ -110,14 +110,14 @@ fn one_line(error: &clap::Error) -> String {
         return "a command is missing; 'blobdir --help' lists them".to_owned();
     }
     let text = error.render().to_string();
-    let said = text
-        .split("\n\nUsage:")
-        .next()
-        .and_then(|said| said.split("\n\nFor more information").next())
-        .unwrap_or(&text);
-    let words: Vec<&str> = said.split_whitespace().collect();
-    let line = words.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // Its paragraphs: what is wrong, perhaps a tip, then the usage.
+    let said: Vec<String> = text
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more"))
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    said.join("; ")
 }
 
 fn time(text: &str) -> Result<Duration, String> {

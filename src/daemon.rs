@@ -54,6 +54,7 @@ pub fn fork() -> io::Result<Side> {
             // SAFETY: setsid has no memory effects. It cannot fail: a new process leads no group.
             unsafe { libc::setsid() };
             std::env::set_current_dir("/")?;
+            close_inherited()?;
             point_at_null(&[libc::STDIN_FILENO])?;
             let pipe = File::from(OwnedFd::from(writer));
             Ok(Side::Daemon(Readiness { pipe }))
@@ -137,6 +138,24 @@ fn die_with_parent(wanted: bool, parent: u32) {
         // SAFETY: raising a signal in this process.
         unsafe { libc::raise(libc::SIGTERM) };
     }
+}
+
+/// Closes what the command was given besides the standard streams (a lock, a pipe of `make`), which
+/// others would otherwise find in use for as long as the daemon lives. What came through exec lacks
+/// the close-on-exec flag; what this program opened has it.
+fn close_inherited() -> io::Result<()> {
+    let names: Vec<_> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .collect();
+    for descriptor in names {
+        // SAFETY: asking for the flags of a number has no effect, open or not.
+        let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFD) };
+        if descriptor > libc::STDERR_FILENO && flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: nothing in this program owns a descriptor without the flag.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+    Ok(())
 }
 
 fn point_at_null(descriptors: &[i32]) -> io::Result<()> {

@@ -25,7 +25,7 @@ pub(super) fn prepare(dir: &Path, mut note: impl FnMut(&str)) -> Result<PathBuf,
                         "{shown} does not exist; create it with mkdir -p {shown}"
                     ));
                 }
-                ErrorKind::NotConnected => remove_stale(dir, &mut note)?,
+                kind if mounts::is_dead(kind) => remove_stale(dir, &mut note)?,
                 _ => return Err(format!("{shown} cannot be used: {error}")),
             },
         }

@@ -70,8 +70,8 @@ fn ask(client: Client, timeout: Duration) -> Result<(), Failure> {
 /// write what is left after this.
 fn by_kernel(dir: &Path, mount: &Mount) -> Result<(), Failure> {
     let shown = dir.display();
-    let gone = std::fs::metadata(&mount.mount_point)
-        .is_err_and(|error| error.kind() == ErrorKind::NotConnected);
+    let gone =
+        std::fs::metadata(&mount.mount_point).is_err_and(|error| mounts::is_dead(error.kind()));
     match mounts::unmount(&mount.mount_point, gone) {
         Ok(()) if gone => {
             super::complain(&format!(

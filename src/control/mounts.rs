@@ -68,6 +68,14 @@ pub fn locate(dir: &Path) -> PathBuf {
         .unwrap_or_else(|| dir.to_path_buf())
 }
 
+/// Whether this is what the kernel says of a tree whose daemon is gone or was cut off.
+pub fn is_dead(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted
+    )
+}
+
 /// Unmounts by the kernel alone; `lazily` even while the tree is in use, whose users then get errors.
 ///
 /// Errors: `ResourceBusy` if it is in use.

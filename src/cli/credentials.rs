@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_two_dashes_is_left_alone() {
+    fn the_command_of_demo_is_left_alone() {
         let args: Vec<OsString> = ["blobdir", "demo", "--", "curl", "http://x?sig=1"]
             .into_iter()
             .map(OsString::from)

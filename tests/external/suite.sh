@@ -499,17 +499,17 @@ qemu_patterns() {
     -c 'write -P 0x11 0 1M' -c 'write -P 0x22 511 1025' -c 'write -P 0x33 1048000 9000' \
     -c 'aio_write -P 0x44 8M 4M' -c 'aio_write -P 0x55 16M 64k' -c 'aio_flush' \
     -c 'write -z 9M 1M' -c 'discard 10M 64k' -c 'writev -P 0x66 20M 512 1024 4096' -c 'flush' \
-    -c 'read -P 0x11 0 511' -c 'read -P 0x22 511 1025' "disk.$format" >"$R/log" 2>&1
+    -c 'read -P 0x11 0 511' -c 'read -P 0x22 511 1025' "disk.$format" 2>&1 | tee "$R/log"
   no_mismatch
   forget "disk.$format"
   qemu-io -f "$format" -t "$cache" -r \
     -c 'read -P 0x11 0 511' -c 'read -P 0x22 511 1025' -c 'read -P 0x11 1536 1046464' -c 'read -P 0x33 1048000 9000' \
     -c 'read -P 0 2M 6M' -c 'read -P 0x44 8M 1M' -c 'read -P 0 9M 1M' -c 'read -P 0x44 11M 1M' -c 'read -P 0 12M 4M' \
-    -c 'read -P 0x55 16M 64k' -c 'read -P 0x66 20M 5632' -c 'read -P 0 31M 1M' "disk.$format" >"$R/log" 2>&1
+    -c 'read -P 0x55 16M 64k' -c 'read -P 0x66 20M 5632' -c 'read -P 0 31M 1M' "disk.$format" 2>&1 | tee "$R/log"
   no_mismatch
 }
 # Older versions of qemu-io report a wrong pattern and end with success.
-no_mismatch() { ! grep -E 'verification failed|failed:' "$R/log"; }
+no_mismatch() { ! grep --quiet -E 'verification failed|failed:' "$R/log"; }
 export -f qemu_patterns no_mismatch
 group_qemu_io() {
   needs qemu-img qemu-io || return 0

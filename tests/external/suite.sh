@@ -21,6 +21,8 @@ readonly fsx=$here/../../target/tools/bin/fsx
 
 passed=0
 failed=0
+# The process of the check that runs.
+running=
 
 # Gives back loop devices over files of this run that a killed check left behind.
 release_loops() {
@@ -42,7 +44,11 @@ check() {
   mkdir "$R"
   # shellcheck disable=SC2016  # all of this is for the inner shell
   timeout --kill-after=10 "$CHECK_LIMIT" bash -euo pipefail -c 'rm -rf "$D"; mkdir "$D"; cd "$D"; "$@"' check "$@" \
-    </dev/null >"$scratch/output" 2>&1 || status=$?
+    </dev/null >"$scratch/output" 2>&1 &
+  # In the background, because bash would put off a signal to this script until a foreground command ended.
+  running=$!
+  wait "$running" || status=$?
+  running=
   # A killed check may have left a mount there, which is not to be emptied.
   release_loops
   rm -rf --one-file-system "$R"
@@ -559,6 +565,11 @@ group_fio() {
 # -- running -----------------------------------------------------------------------------------------------------------
 
 cleanup() {
+  # It passes the signal on to its children.
+  if [[ -n $running ]]; then
+    kill "$running" || true
+    wait "$running" || true
+  fi
   release_loops
   # A mount that hangs must not make this hang too.
   timeout --kill-after=10 60 rm -rf --one-file-system "$base" || true

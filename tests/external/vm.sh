@@ -29,6 +29,7 @@ scratch=$(mktemp -d)
 readonly scratch
 loop=
 mounted=
+machine=
 
 say() { printf 'vm: %s\n' "$*"; }
 fail() { printf 'vm: %s\n' "$*" >&2; exit 1; }
@@ -39,6 +40,10 @@ release() {
   if [[ -n $loop ]]; then bounded losetup --detach "$loop" && loop=; fi
 }
 cleanup() {
+  if [[ -n $machine ]]; then
+    kill "$machine" || true
+    wait "$machine" || true
+  fi
   # A mount that is still busy must not keep the loop device: the lazy unmount lets both go.
   release || { umount --lazy "$mounted"; losetup --detach "$loop"; } 2>/dev/null || true
   rm -rf "$scratch"
@@ -162,7 +167,11 @@ do_boot() {
   timeout --kill-after=10 "$BOOT_LIMIT" qemu-system-x86_64 -accel tcg -m 256 -nodefaults -no-reboot -display none \
     -serial "file:$console" -kernel "$kernel_dir/boot/vmlinuz-$version" -initrd "$vm_dir/initramfs-$version" \
     -append "console=ttyS0 quiet panic=-1 root=/dev/vda rw blobdir.nonce=$nonce" \
-    -drive "file=$image,format=raw,if=virtio,cache=$cache" </dev/null || status=$?
+    -drive "file=$image,format=raw,if=virtio,cache=$cache" </dev/null &
+  # In the background, because bash would put off a signal to this script until a foreground command ended.
+  machine=$!
+  wait "$machine" || status=$?
+  machine=
   if [[ $status -ne 0 ]] || ! grep -q "^guest: booted $nonce" "$console"; then
     # The carriage returns and escapes of a console would garble a CI log.
     tail -n 40 "$console" | tr -d '\r\033' >&2 || true

@@ -3,6 +3,8 @@
 //!
 //! One test runs at a time, whatever the runner asks for: each keeps the machine busy by itself.
 
+#![cfg(feature = "emulator")]
+
 mod support;
 
 use std::path::Path;

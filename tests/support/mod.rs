@@ -118,31 +118,38 @@ impl Emulator {
 #[derive(Debug)]
 pub(crate) struct Mount {
     process: Option<Process>,
-    directory: TempDir,
+    /// As the kernel names it, without symbolic links.
+    path: PathBuf,
+    _directory: TempDir,
 }
 
 impl Mount {
     /// Mounts `source` and waits until the tree is there.
     pub(crate) fn start(source: &str, options: &[&str], environment: &[(String, String)]) -> Mount {
         let directory = TempDir::new().expect("a directory to mount at");
+        let path = fs::canonicalize(directory.path()).expect("the directory just made");
         let mut command = Command::new(BLOBDIR);
-        command.arg("mount").arg(source).arg(directory.path());
+        command.arg("mount").arg(source).arg(&path);
         command.arg("--foreground");
         if !options.is_empty() {
             command.arg("-o").arg(options.join(","));
         }
-        // Nothing of the developer's own accounts may get into a test.
-        command.env_remove("AZURE_STORAGE_ACCOUNT");
-        command.env_remove("AZURE_STORAGE_KEY");
-        command.env_remove("AZURE_STORAGE_SAS_TOKEN");
+        // Nothing of the developer's own accounts and settings may get into a test.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("AZURE_") || text.starts_with("BLOBDIR_") {
+                command.env_remove(&name);
+            }
+        }
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut mount = Mount {
             process: Some(Process::start(command)),
-            directory,
+            path,
+            _directory: directory,
         };
         let process = mount.process.as_mut().expect("just started");
         let ready = wait_until(START_LIMIT, || {
-            process.has_ended() || is_mounted(mount.directory.path())
+            process.has_ended() || is_mounted(&mount.path)
         });
         assert!(
             ready && !process.has_ended(),
@@ -154,7 +161,7 @@ impl Mount {
 
     /// The mounted tree.
     pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
     }
 
     /// Unmounts with `blobdir unmount`; panics unless everything was written and the daemon ended well.

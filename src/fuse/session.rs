@@ -71,19 +71,9 @@ impl Session {
         Ok(Session { background })
     }
 
-    /// Whether the kernel has ended the session: somebody unmounted it.
-    pub fn has_ended(&self) -> bool {
-        self.background.guard.is_finished()
-    }
-
     /// Waits until the kernel ends the session.
     pub fn wait(self) -> io::Result<()> {
         self.background.join()
-    }
-
-    /// Unmounts and waits for the session to end. `EBUSY` if somebody is in the tree: then it stays.
-    pub fn unmount(self) -> io::Result<()> {
-        self.background.umount_and_join()
     }
 }
 

@@ -1,1 +1,4 @@
 //! blobdir mounts cloud blobs as ordinary files.
+
+#[cfg(feature = "emulator")]
+pub mod emulator;

@@ -29,28 +29,28 @@ pub(super) fn put(storage: &Storage, mut call: Call) -> Result<Reply, Failure> {
     let now = storage.clock.now_ms();
     let kind = call.required("x-ms-blob-type")?;
     let kind = match kind {
-        "PageBlob" => Kind::PageBlob,
-        "BlockBlob" => Kind::BlockBlob,
-        "AppendBlob" => Kind::AppendBlob,
+        "PageBlob" => Kind::Page,
+        "BlockBlob" => Kind::Block,
+        "AppendBlob" => Kind::Append,
         other => return Err(invalid_header("x-ms-blob-type", other)),
     };
     let mut props = fresh(&call, kind, now)?;
     props.key_sha256.clone_from(&guards.encryption.key_sha256);
     props.scope.clone_from(&guards.encryption.scope);
     match kind {
-        Kind::PageBlob => {
+        Kind::Page => {
             props.size = page_blob_size(&call)?
                 .ok_or_else(|| error::missing_header("x-ms-blob-content-length"))?;
             props.sequence = sequence(&call.headers, "x-ms-blob-sequence-number")?.unwrap_or(0);
             props.tier = call.header("x-ms-access-tier")?.map(str::to_owned);
         }
-        Kind::BlockBlob => {
+        Kind::Block => {
             if let Payload::Staged(staged) = &payload {
                 props.size = staged.len();
             }
             props.content.md5 = props.content.md5.or_else(|| call.body_md5.clone());
         }
-        Kind::AppendBlob => {}
+        Kind::Append => {}
     }
     let container = access::container(storage, &call)?;
     container.with_entry(call.blob(), |state| {
@@ -62,13 +62,13 @@ pub(super) fn put(storage: &Storage, mut call: Call) -> Result<Reply, Failure> {
             &guards,
             props,
             |fresh| match payload {
-                Payload::Staged(staged) if kind == Kind::BlockBlob => staged.adopt(&fresh.data),
+                Payload::Staged(staged) if kind == Kind::Block => staged.adopt(&fresh.data),
                 _ => Ok(()),
             },
         )?;
         let reply = guards.echo(Reply::new(201).written(&props));
         Ok(match kind {
-            Kind::BlockBlob => reply
+            Kind::Block => reply
                 .optional("content-md5", call.body_md5.as_deref())
                 .optional("x-ms-content-crc64", call.body_crc64.as_deref()),
             _ => reply,
@@ -79,7 +79,7 @@ pub(super) fn put(storage: &Storage, mut call: Call) -> Result<Reply, Failure> {
 /// Properties of a blob that is about to be created by this request.
 pub(super) fn fresh(call: &Call, kind: Kind, now: i64) -> Result<Properties, Failure> {
     let mut content = content_headers(call)?;
-    if kind != Kind::PageBlob || content.content_type.is_none() {
+    if kind != Kind::Page || content.content_type.is_none() {
         // `Content-Type` of the request counts where there is a body that it can be about.
         content.content_type = match content.content_type {
             None => call.header("content-type")?.map(str::to_owned),
@@ -307,14 +307,14 @@ fn describe(reply: Reply, props: &Properties, now: i64) -> Reply {
             .header("x-ms-copy-progress", format!("{0}/{0}", props.size));
     }
     match props.kind {
-        Kind::AppendBlob => reply.header(
+        Kind::Append => reply.header(
             "x-ms-blob-committed-block-count",
             props.append_blocks.to_string(),
         ),
-        Kind::BlockBlob => reply
+        Kind::Block => reply
             .header("x-ms-access-tier", "Hot")
             .header("x-ms-access-tier-inferred", "true"),
-        Kind::PageBlob => reply,
+        Kind::Page => reply,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn put_block(storage: &Storage, mut call: Call) -> Result<Reply, Fail
     let container = access::container(storage, &call)?;
     container.with_entry(call.blob(), |state| {
         if let Some(live) = &state.live {
-            if live.props.kind != Kind::BlockBlob {
+            if live.props.kind != Kind::Block {
                 return Err(error::INVALID_BLOB_TYPE.into());
             }
             guards.check_write(live, now)?;
@@ -52,7 +52,7 @@ pub(super) fn put_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
     let listed = xml::block_list(call.payload.bytes()).ok_or(error::INVALID_XML_DOCUMENT)?;
     let guards = Guards::of(call)?;
     let now = storage.clock.now_ms();
-    let mut props = blob::fresh(call, Kind::BlockBlob, now)?;
+    let mut props = blob::fresh(call, Kind::Block, now)?;
     // The type of the request is that of the list.
     props.content.content_type = call.header("x-ms-blob-content-type")?.map(str::to_owned);
     props.key_sha256.clone_from(&guards.encryption.key_sha256);
@@ -62,7 +62,7 @@ pub(super) fn put_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
         if state
             .live
             .as_ref()
-            .is_some_and(|live| live.props.kind != Kind::BlockBlob)
+            .is_some_and(|live| live.props.kind != Kind::Block)
         {
             return Err(error::INVALID_BLOB_TYPE.into());
         }
@@ -140,7 +140,7 @@ pub(super) fn get_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
     }
     match &state.live {
         Some(live) => {
-            if live.props.kind != Kind::BlockBlob {
+            if live.props.kind != Kind::Block {
                 return Err(error::INVALID_BLOB_TYPE.into());
             }
             guards.check_read(live, now)?;
@@ -165,7 +165,7 @@ pub(super) fn append(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     }
     let now = storage.clock.now_ms();
     access::change(storage, call, |container, version| {
-        if version.props.kind != Kind::AppendBlob {
+        if version.props.kind != Kind::Append {
             return Err(error::INVALID_BLOB_TYPE.into());
         }
         guards.check_write(version, now)?;

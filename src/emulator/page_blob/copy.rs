@@ -97,8 +97,7 @@ fn find(
         let public = || {
             let name = target.container.as_deref()?;
             let container = access::find_container(storage, &target.account, name)?;
-            let public = container.info.read().public;
-            public
+            container.info.read().public
         };
         authority
             .authorize(asked, &storage.clock, public)
@@ -157,7 +156,7 @@ pub(super) fn page_from_url(
     // The target is judged before the source is fetched, and again when the page is written.
     Guards::of(call)?;
     access::change(storage, call, |_, version| match version.props.kind {
-        Kind::PageBlob => Ok(()),
+        Kind::Page => Ok(()),
         _ => Err(error::INVALID_BLOB_TYPE.into()),
     })?;
     let source = find(storage, authority, port, call, false)?;
@@ -237,8 +236,8 @@ pub(super) fn blob(
         props.snapshot = None;
         let mut frozen = storage.new_version(&container, props);
         let copied = match version.props.kind {
-            Kind::PageBlob => frozen.copy_pages(version),
-            Kind::BlockBlob | Kind::AppendBlob => frozen.copy_content(version),
+            Kind::Page => frozen.copy_pages(version),
+            Kind::Block | Kind::Append => frozen.copy_content(version),
         };
         if let Err(error) = copied {
             frozen.remove_files();

@@ -333,11 +333,11 @@ impl Walk {
                 "Content-Disposition",
                 content.disposition.as_deref().unwrap_or(""),
             );
-        if props.kind == Kind::PageBlob {
+        if props.kind == Kind::Page {
             document.element("x-ms-blob-sequence-number", &props.sequence.to_string());
         }
         document.element("BlobType", props.kind.as_str());
-        if props.kind == Kind::BlockBlob {
+        if props.kind == Kind::Block {
             document
                 .element("AccessTier", "Hot")
                 .element("AccessTierInferred", "true");

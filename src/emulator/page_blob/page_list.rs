@@ -44,7 +44,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
     let entry = container.entry(call.blob()).ok_or(error::BLOB_NOT_FOUND)?;
     let state = entry.state.read();
     let version = access::pick(&state, call.snapshot())?;
-    if version.props.kind != Kind::PageBlob {
+    if version.props.kind != Kind::Page {
         return Err(error::INVALID_BLOB_TYPE.into());
     }
     guards.check_read(version, now)?;

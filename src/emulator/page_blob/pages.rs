@@ -115,7 +115,7 @@ fn change(
     let sequence = SequenceConditions::parse(&call.headers)?;
     let now = storage.clock.now_ms();
     access::change(storage, call, |container, version| {
-        if version.props.kind != Kind::PageBlob {
+        if version.props.kind != Kind::Page {
             return Err(error::INVALID_BLOB_TYPE.into());
         }
         guards.check_write(version, now)?;

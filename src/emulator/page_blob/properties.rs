@@ -66,7 +66,7 @@ pub(super) fn set(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let any_content = content_given(call);
     let now = storage.clock.now_ms();
     access::change(storage, call, |container, version| {
-        if (action.is_some() || size.is_some()) && version.props.kind != Kind::PageBlob {
+        if (action.is_some() || size.is_some()) && version.props.kind != Kind::Page {
             return Err(error::INVALID_BLOB_TYPE.into());
         }
         guards.check_write(version, now)?;

@@ -15,18 +15,18 @@ use super::lease::Lease;
 /// The three kinds of blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
-    PageBlob,
-    BlockBlob,
-    AppendBlob,
+    Page,
+    Block,
+    Append,
 }
 
 impl Kind {
     /// As `x-ms-blob-type` spells it.
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::PageBlob => "PageBlob",
-            Self::BlockBlob => "BlockBlob",
-            Self::AppendBlob => "AppendBlob",
+            Self::Page => "PageBlob",
+            Self::Block => "BlockBlob",
+            Self::Append => "AppendBlob",
         }
     }
 }

@@ -95,7 +95,7 @@ impl Reply {
     pub(super) fn written(self, props: &Properties) -> Self {
         let reply = self.stamps(&props.etag, props.modified_ms);
         match props.kind {
-            super::record::Kind::PageBlob => {
+            super::record::Kind::Page => {
                 reply.header("x-ms-blob-sequence-number", props.sequence.to_string())
             }
             _ => reply,

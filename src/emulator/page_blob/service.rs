@@ -170,8 +170,7 @@ impl Service {
         let public = || {
             let name = target.container.as_deref()?;
             let container = access::find_container(&self.storage, &target.account, name)?;
-            let public = container.info.read().public;
-            public
+            container.info.read().public
         };
         let identity = self.authority.authorize(asked, &self.clock, public)?;
         let call = Call {

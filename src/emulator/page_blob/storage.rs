@@ -463,7 +463,7 @@ impl Version {
     /// Takes over content and page map of another version.
     pub(super) fn copy_content(&mut self, source: &Self) -> io::Result<()> {
         let size = source.props.size;
-        if source.props.kind == super::record::Kind::PageBlob {
+        if source.props.kind == super::record::Kind::Page {
             self.data
                 .copy_from(&source.data, source.pages.data(0, size))?;
             self.pages = source.pages.clone();

@@ -25,4 +25,7 @@ pub mod control;
 pub mod daemon;
 pub mod logging;
 
+#[cfg(feature = "emulator")]
+pub mod emulator;
+
 pub mod cli;

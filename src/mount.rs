@@ -185,8 +185,9 @@ impl Mounted {
         let Some(runtime) = &self.runtime else {
             return Ok(());
         };
+        let _timers = runtime.enter();
         let flush = tokio::time::timeout_at(deadline.into(), self.vfs.flush_all());
-        match runtime.block_on(async { flush.await }) {
+        match runtime.block_on(flush) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.not_written(&error.to_string())),
             Err(_) => Err(self.not_written("the time for it is over")),

@@ -10,13 +10,10 @@ use tokio::sync::Mutex;
 
 use super::attr::Attr;
 use super::{Error, Result, Vfs};
-use crate::store::{Cursor, Kind, ListPage, RemotePath};
+use crate::store::{Cursor, ListPage, RemotePath};
 
 /// The offset of the first entry of the listing; `.` and `..` are before it.
 pub(super) const FIRST: u64 = 2;
-/// Entries of one open directory whose inodes are made while it is read. Beyond it only names are
-/// given: an inode that the kernel was told of stays in memory until the kernel forgets it.
-const INODES_A_LISTING: u64 = 20_000;
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]
@@ -152,18 +149,12 @@ impl Vfs {
     }
 
     /// Makes the kernel know the entry that ends at `next_offset`, as a lookup would, from what its
-    /// listing said. `None` if that is not wanted: the entry is then looked up by name when needed.
+    /// listing said. `None` for `.` and `..`.
     pub async fn remember_entry(&self, handle: u64, next_offset: u64) -> Option<Attr> {
         let index = next_offset.checked_sub(FIRST + 1)?;
-        if index >= INODES_A_LISTING {
-            return None;
-        }
         let dir = self.dirs.read().get(&handle).map(Arc::clone)?;
         let (first, page) = dir.page_of(self, index).await.ok()??;
         let entry = &page.entries[(index - first) as usize];
-        if entry.stat.kind == Kind::File && entry.stat.version.is_none() {
-            return None;
-        }
         let inode = self
             .inodes
             .remember(&dir.path.join(&entry.name)?, entry.stat.clone());

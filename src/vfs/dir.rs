@@ -52,10 +52,7 @@ impl DirHandle {
     /// The page that holds entry `index`, and the index of its first entry; `None` past the end.
     async fn page_of(&self, vfs: &Vfs, index: u64) -> Result<Option<(u64, Arc<ListPage>)>> {
         let mut position = self.position.lock().await;
-        let mut at = position
-            .starts
-            .partition_point(|(first, _)| *first <= index)
-            - 1;
+        let mut at = position.starts.partition_point(|(first, _)| *first <= index) - 1;
         loop {
             let (first, cursor) = position.starts[at].clone();
             let page = match &position.page {
@@ -85,14 +82,9 @@ impl Vfs {
     /// Opens a directory for reading.
     pub fn opendir(&self, ino: u64) -> Result<u64> {
         let path = self.inode(ino)?.path();
-        let position = Mutex::new(Position {
-            starts: vec![(0, None)],
-            page: None,
-        });
+        let position = Mutex::new(Position { starts: vec![(0, None)], page: None });
         let handle = self.fresh_handle();
-        self.dirs
-            .write()
-            .insert(handle, Arc::new(DirHandle { path, position }));
+        self.dirs.write().insert(handle, Arc::new(DirHandle { path, position }));
         Ok(handle)
     }
 
@@ -103,12 +95,7 @@ impl Vfs {
 
     /// Entries from `offset` on: some, or none at the end. `ino` is the directory's own.
     pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<DirPage> {
-        let dir = self
-            .dirs
-            .read()
-            .get(&handle)
-            .map(Arc::clone)
-            .ok_or(Error::BadHandle)?;
+        let dir = self.dirs.read().get(&handle).map(Arc::clone).ok_or(Error::BadHandle)?;
         let mut entries = Vec::new();
         let inode = self.inode(ino)?;
         let here = self.attr(&inode);
@@ -116,24 +103,14 @@ impl Vfs {
         while at < FIRST {
             // The kernel knows the parent's number itself and does not look at this one.
             let name = if at == 0 { "." } else { ".." };
-            entries.push(DirEntry {
-                name: name.to_owned(),
-                attr: here,
-                next_offset: at + 1,
-            });
+            entries.push(DirEntry { name: name.to_owned(), attr: here, next_offset: at + 1 });
             at += 1;
         }
         if let Some((first, page)) = dir.page_of(self, at - FIRST).await? {
-            for (index, entry) in page
-                .entries
-                .iter()
-                .enumerate()
-                .skip((at - FIRST - first) as usize)
+            for (index, entry) in
+                page.entries.iter().enumerate().skip((at - FIRST - first) as usize)
             {
-                let known = dir
-                    .path
-                    .join(&entry.name)
-                    .and_then(|path| self.inodes.at(&path));
+                let known = dir.path.join(&entry.name).and_then(|path| self.inodes.at(&path));
                 let attr = match known {
                     Some(inode) if inode.kind() == entry.stat.kind => self.attr(&inode),
                     _ => self.attr_of_stat(0, &entry.stat),
@@ -155,9 +132,7 @@ impl Vfs {
         let dir = self.dirs.read().get(&handle).map(Arc::clone)?;
         let (first, page) = dir.page_of(self, index).await.ok()??;
         let entry = &page.entries[(index - first) as usize];
-        let inode = self
-            .inodes
-            .remember(&dir.path.join(&entry.name)?, entry.stat.clone());
+        let inode = self.inodes.remember(&dir.path.join(&entry.name)?, entry.stat.clone());
         Some(self.attr(&inode))
     }
 }

@@ -12,7 +12,8 @@ use super::hash;
 use super::record::Kind;
 use super::reply::Reply;
 use super::request::{Call, Range};
-use super::storage::{Storage, Version};
+use super::storage::Storage;
+use super::version::Version;
 
 /// The range that a page write is about, both ends given. `(start, end)` with `end` exclusive.
 pub(super) fn target_range(call: &Call) -> Result<(u64, u64), Failure> {

@@ -1,2 +1,7 @@
 //! The `blobdir` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(blobdir::cli::run(std::env::args_os()))
+}

@@ -1,5 +1,7 @@
 //! The contract of the port, asked of every store.
 
+#![cfg(feature = "emulator")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +10,20 @@ use blobdir::backend::{SourceRequest, scheme_of};
 use blobdir::store::memory::MemoryStore;
 use blobdir::store::{RemotePath, Store, contract};
 
-#[path = "support/azurite.rs"]
-mod azurite;
-#[path = "support/rest.rs"]
-mod rest;
+mod support;
 
-/// Opens a source without options or environment.
-async fn connect(source: &str) -> Arc<dyn Store> {
-    let scheme = scheme_of(source).unwrap();
+use support::azurite::Azurite;
+use support::{Emulator, account};
+
+const CONTAINER: &str = "contract";
+
+/// Opens a container of a local server, without options or environment.
+async fn connect(endpoint: &str) -> Arc<dyn Store> {
+    account::create_container(endpoint, CONTAINER);
+    let source = format!("{endpoint}/{CONTAINER}");
+    let scheme = scheme_of(&source).unwrap();
     let backend = (scheme.parse)(&SourceRequest {
-        source,
+        source: &source,
         options: &BTreeMap::new(),
         env: &|_| None,
         timeout: Duration::from_secs(60),
@@ -28,19 +34,29 @@ async fn connect(source: &str) -> Arc<dyn Store> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
+    // It has no writers that know of each other.
+    let gaps = ["a writer knows its own versions", "a writer notices another one"];
     let store = Arc::new(MemoryStore::new());
-    contract::run(store, &RemotePath::new("contract").unwrap(), &[]).await;
+    contract::run(store, &RemotePath::new("contract").unwrap(), &gaps).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn page_blob_emulator() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Emulator::start(data.path());
+    let store = connect(&server.endpoint).await;
+    contract::run(store, &RemotePath::new("a b").unwrap(), &[]).await;
+    server.stop();
 }
 
 /// What Azurite does otherwise than the service.
 const AZURITE_GAPS: &[&str] = &[];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn azurite() {
-    let Some(server) = azurite::Azurite::start() else {
+async fn page_blob_azurite() {
+    let Some(server) = Azurite::start() else {
         return;
     };
-    rest::create_container(&server.endpoint, "contract").await;
-    let store = connect(&format!("{}/contract", server.endpoint)).await;
+    let store = connect(&server.endpoint).await;
     contract::run(store, &RemotePath::new("a b").unwrap(), AZURITE_GAPS).await;
 }

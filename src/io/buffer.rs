@@ -52,6 +52,11 @@ impl Buffer {
         self.len
     }
 
+    /// Whether nothing has been filled.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Appends as much of `bytes` as there is room for and returns how much that was.
     pub fn extend(&mut self, bytes: &[u8]) -> usize {
         let take = bytes.len().min(self.memory.len() - self.len);

@@ -68,7 +68,7 @@ impl AheadBudget {
     fn take(&self, bytes: u64) -> bool {
         let fits = |used| (used + bytes <= self.limit).then_some(used + bytes);
         self.used
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .is_ok()
     }
 

@@ -83,6 +83,10 @@ pub(super) struct State {
     pub(super) tickets: Vec<Ticket>,
     pub(super) flusher: bool,
     pub(super) dirty_since: Option<Instant>,
+    /// The name is gone: nothing is sent any more, and nobody misses it.
+    pub(super) orphan: bool,
+    /// The name is being changed: nothing is sent until that is done.
+    pub(super) frozen: bool,
     /// Set once an update may or may not have been applied: every later write, fsync and close fails.
     pub(super) failed: Option<Error>,
 }
@@ -137,6 +141,8 @@ impl File {
             tickets: Vec::new(),
             flusher: false,
             dirty_since: None,
+            orphan: false,
+            frozen: false,
             failed: None,
         };
         Arc::new(File {
@@ -162,6 +168,54 @@ impl File {
         state.writer = Some(writer);
     }
 
+    /// Makes it read-only again, over `blob`, a newer view of the same content. Only when settled.
+    pub fn make_read_only(&self, blob: Arc<dyn Blob>) {
+        let mut state = self.state.lock();
+        state.blob = blob;
+        state.writer = None;
+    }
+
+    /// The blob's name is being removed: lets what is in flight end and sends nothing more. What was
+    /// read or written stays readable here.
+    pub async fn orphan(&self) {
+        {
+            let mut state = self.state.lock();
+            state.orphan = true;
+            let all = Span::between(0, u64::MAX);
+            self.drop_from_tickets(&mut state, all);
+        }
+        self.wait_until_idle().await;
+    }
+
+    /// Holds back all updates, once those in flight have ended, until [`thaw`](File::thaw).
+    pub async fn freeze(&self) {
+        self.state.lock().frozen = true;
+        self.wait_until_idle().await;
+    }
+
+    /// Lets updates go on, under the blob's new name if there is one.
+    pub fn thaw(self: &Arc<Self>, renamed: Option<Arc<dyn BlobMut>>) {
+        let mut state = self.state.lock();
+        state.frozen = false;
+        if let Some(writer) = renamed {
+            state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
+            state.writer = Some(writer);
+        }
+        self.wake_flusher(&mut state);
+    }
+
+    async fn wait_until_idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.state.lock().writing.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// Whether it can be written.
     pub fn is_writable(&self) -> bool {
         self.state.lock().writer.is_some()
@@ -175,6 +229,11 @@ impl File {
     /// The blob to update.
     pub(super) fn writer(&self) -> Result<Arc<dyn BlobMut>> {
         self.state.lock().writer.clone().ok_or_else(read_only)
+    }
+
+    /// The blob to update, if it is open for that.
+    pub fn writer_handle(&self) -> Option<Arc<dyn BlobMut>> {
+        self.state.lock().writer.clone()
     }
 
     /// What names this file's bytes in the page cache.
@@ -401,6 +460,39 @@ impl File {
                 Err(missing) => self.load(&missing).await?,
             }
         }
+    }
+
+    /// Makes the bytes of `span` zero, without sending or keeping any; the file grows to hold them if
+    /// `grow`, and they are cut at its end otherwise.
+    pub async fn zero(self: &Arc<Self>, span: Span, grow: bool) -> Result<()> {
+        let span = if grow {
+            span
+        } else {
+            span.intersect(Span::between(0, self.len()))
+        };
+        let whole = span.align_in(SECTOR);
+        if whole.is_empty() {
+            return self.write(span.start, &vec![0; span.len() as usize]).await;
+        }
+        for edge in [
+            Span::between(span.start, whole.start),
+            Span::between(whole.end, span.end),
+        ] {
+            self.write(edge.start, &[0; SECTOR as usize][..edge.len() as usize])
+                .await?;
+        }
+        if grow && self.len() < span.end {
+            self.set_len(span.end).await?;
+        }
+        let mut state = self.state.lock();
+        state.check_writable()?;
+        let before = state.dirty.charged();
+        self.prepare_overwrite(&mut state, whole);
+        state.dirty.zero(whole);
+        self.shared.budget.adjust(before, state.dirty.charged());
+        state.modified = Some(SystemTime::now());
+        self.note_dirty(&mut state, whole);
+        Ok(())
     }
 
     /// Changes the length. The service knows it when this returns.

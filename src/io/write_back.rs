@@ -183,7 +183,7 @@ impl File {
 
     fn send_everything(self: &Arc<Self>, state: &mut State) {
         let pending = unconfirmed(state);
-        if pending.pieces() > 0 && state.failed.is_none() {
+        if pending.pieces() > 0 && state.may_send() {
             state.tickets.push(Ticket {
                 pending,
                 done: None,
@@ -192,8 +192,8 @@ impl File {
         }
     }
 
-    fn wake_flusher(self: &Arc<Self>, state: &mut State) {
-        if !state.flusher && state.failed.is_none() {
+    pub(super) fn wake_flusher(self: &Arc<Self>, state: &mut State) {
+        if !state.flusher && state.may_send() {
             state.flusher = true;
             let file = Arc::clone(self);
             self.shared
@@ -373,7 +373,7 @@ impl File {
     }
 
     fn next_step(&self, state: &mut State, writer: &Arc<dyn BlobMut>) -> Step {
-        if state.failed.is_some() {
+        if !state.may_send() {
             return Step::Stop;
         }
         let mut blocked = false;
@@ -522,6 +522,12 @@ impl File {
     }
 }
 
+impl State {
+    fn may_send(&self) -> bool {
+        self.failed.is_none() && !self.orphan && !self.frozen
+    }
+}
+
 /// The bytes of a piece as a body is made of them.
 fn body_of(piece: &Taken) -> Vec<Bytes> {
     match &piece.bytes {
@@ -567,9 +573,15 @@ impl Shared {
         }
     }
 
-    /// Forgets a file with all that it has not sent. Only for one that has failed for good.
-    pub fn abandon(&self, file: &Arc<File>) {
+    /// Forgets a file with all that it has not sent: only for one that has failed for good, or whose
+    /// name is gone. Returns the bytes dropped.
+    pub fn abandon(&self, file: &Arc<File>) -> u64 {
         self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
+        let mut state = file.lock();
+        let dropped = state.dirty.charged();
+        drop(state.dirty.take(Span::between(0, u64::MAX)));
+        self.budget.adjust(dropped, state.dirty.charged());
+        dropped
     }
 }
 

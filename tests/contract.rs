@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blobdir::backend::{SourceRequest, scheme_of};
+use blobdir::emulator::page_blob::{Config, WELL_KNOWN_ACCOUNT, start};
 use blobdir::store::memory::MemoryStore;
 use blobdir::store::{RemotePath, Store, contract};
 
 mod support;
 
+use support::account;
 use support::azurite::Azurite;
-use support::{Emulator, account};
 
 const CONTAINER: &str = "contract";
 
@@ -35,18 +36,27 @@ async fn connect(endpoint: &str) -> Arc<dyn Store> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
     // It has no writers that know of each other.
-    let gaps = ["a writer knows its own versions", "a writer notices another one"];
+    let gaps = [
+        "a writer knows its own versions",
+        "a writer notices another one",
+    ];
     let store = Arc::new(MemoryStore::new());
     contract::run(store, &RemotePath::new("contract").unwrap(), &gaps).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_blob_emulator() {
-    let data = tempfile::tempdir().unwrap();
-    let server = Emulator::start(data.path());
-    let store = connect(&server.endpoint).await;
-    contract::run(store, &RemotePath::new("a b").unwrap(), &[]).await;
-    server.stop();
+    for short_pages in [false, true] {
+        let server = start(Config {
+            short_pages,
+            ..Config::default()
+        })
+        .await
+        .unwrap();
+        let store = connect(&server.account_url(WELL_KNOWN_ACCOUNT)).await;
+        contract::run(store, &RemotePath::new("a b").unwrap(), &[]).await;
+        server.shutdown().await;
+    }
 }
 
 /// What Azurite does otherwise than the service.

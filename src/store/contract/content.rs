@@ -1,9 +1,11 @@
 //! What the port promises of contents: versions, reads, updates in place, lengths.
 
+use std::sync::Arc;
+
 use futures_util::future::{join, join_all, try_join_all};
 
 use super::{Bench, Case, fill, pattern};
-use crate::store::{Access, ErrorKind, Opened, RemotePath, Replace, Store, read_all};
+use crate::store::{Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, read_all};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -124,24 +126,24 @@ async fn continues(bench: Bench) {
     bench.put("f", &pattern(1, 2048)).await;
     let path = bench.path("f");
     let writer = bench.update("f").await;
-    let seen = |writer: std::sync::Arc<dyn crate::store::BlobMut>| {
-        let store = std::sync::Arc::clone(&bench.store);
+    let seen = |writer: Arc<dyn BlobMut>| {
+        let store = Arc::clone(&bench.store);
         let path = path.clone();
         async move {
             let version = store.stat(&path).await.unwrap().version.unwrap();
             writer.continues(&version)
         }
     };
-    assert!(seen(writer.clone()).await);
+    assert!(seen(Arc::clone(&writer)).await);
     writer
         .write_at(0, vec![pattern(2, 512).into()])
         .await
         .unwrap();
-    assert!(seen(writer.clone()).await);
+    assert!(seen(Arc::clone(&writer)).await);
     writer.clear(512..1024).await.unwrap();
-    assert!(seen(writer.clone()).await);
+    assert!(seen(Arc::clone(&writer)).await);
     writer.set_len(1000, false).await.unwrap();
-    assert!(seen(writer.clone()).await);
+    assert!(seen(Arc::clone(&writer)).await);
     let other = bench.update("f").await;
     other
         .write_at(0, vec![pattern(3, 512).into()])
@@ -221,7 +223,8 @@ async fn clears(bench: Bench) {
         .unwrap();
     let all = blob.allocated(0..size).await.unwrap();
     assert_eq!(all, [4096..20480, 65536..73728], "adjacent ranges are one");
-    assert_eq!(blob.allocated(5000..5001).await.unwrap(), [5000..5001]);
+    let one = blob.allocated(5000..5001).await.unwrap();
+    assert_eq!((one.len(), &one[0]), (1, &(5000..5001)));
     assert_eq!(blob.allocated(20480..65536).await.unwrap(), []);
     assert_eq!(blob.allocated(0..0).await.unwrap(), []);
 

@@ -1,1 +1,87 @@
 //! HTTP: the only user of `reqwest`.
+//!
+//! A [`Client`] sends the [`Request`]s of one [`Service`], again and again where that can help and
+//! does no harm, and hands back answers that have been checked. [`Effect`] says what a second
+//! sending would do; [`retry`](self) decides by it. Services differ in how a request is signed and
+//! what their error codes mean, which is what the [`Service`] trait asks them.
+//!
+//! This module must not know any particular service, nor what the bytes are for.
+
+mod body;
+mod http;
+mod range;
+mod request;
+mod retry;
+mod status;
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use ::http::header::{HeaderMap, HeaderName, RANGE};
+use ::http::{Method, StatusCode};
+use url::Url;
+
+pub use self::http::Client;
+pub use self::range::Pin;
+pub use self::request::{Effect, Reply, Request};
+pub use self::status::{Again, Verdict, judge, outcome};
+
+/// Settings of one client.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Every operation ends within this time, retries included.
+    pub timeout: Duration,
+    /// The most requests under way at once; also the connections that are kept open.
+    pub connections: usize,
+}
+
+/// How one service signs its requests and what its answers mean.
+pub trait Service: Send + Sync + Debug {
+    /// Completes the headers of one attempt (date, id, authorization). Called anew for every attempt.
+    fn sign(&self, attempt: &mut Attempt<'_>);
+
+    /// What an answer that is no success means. The outcome of an update is not its business: that
+    /// follows from the status alone ([`outcome`]).
+    fn judge(&self, answer: &Answer<'_>) -> Verdict {
+        judge(answer.status)
+    }
+
+    /// The header that carries a byte range.
+    fn range_header(&self) -> HeaderName {
+        RANGE
+    }
+
+    /// The service's own name for a request, for the log.
+    fn request_id<'a>(&self, _headers: &'a HeaderMap) -> Option<&'a str> {
+        None
+    }
+
+    /// Our own name for a request, for the log.
+    fn client_request_id<'a>(&self, _headers: &'a HeaderMap) -> Option<&'a str> {
+        None
+    }
+}
+
+/// One attempt that is about to be sent.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The URL exactly as it will be sent.
+    pub url: &'a Url,
+    /// The headers so far.
+    pub headers: &'a mut HeaderMap,
+    /// Length of the body in bytes.
+    pub body_len: u64,
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Its body, or the beginning of a long one.
+    pub body: &'a [u8],
+}

@@ -12,6 +12,7 @@ mod error;
 pub mod memory;
 mod path;
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::future::Future;
 use std::ops::Range;
@@ -80,7 +81,7 @@ pub struct Stat {
     pub read_only: Option<&'static str>,
     /// Remote metadata by short name (`etag`, `blob_type`, …), shown as `user.blobdir.*`. Listings
     /// leave it empty.
-    pub attributes: Vec<(&'static str, String)>,
+    pub attributes: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Stat {

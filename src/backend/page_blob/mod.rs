@@ -1,16 +1,181 @@
 //! Azure page blobs.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config` | what was typed, as account, place and credential |
+//! | `auth` | signatures |
+//! | `client` | the REST operations, one method each |
+//! | `wire`, `xml` | headers and documents as values |
+//! | `errors` | what error codes mean |
+//! | `store`, `listing`, `rename` | the namespace |
+//! | `blob` | one version, read-only |
+//! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
 
+mod auth;
+mod blob;
+mod client;
+mod config;
+mod errors;
+mod etags;
+mod length;
+mod listing;
+mod rename;
+mod store;
+mod updates;
+mod wire;
+mod xml;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use self::auth::{BlobService, Credential};
+use self::client::{Listing, Rest};
+use self::config::Config;
+use self::store::{PageBlobStore, Root};
 use super::{Backend, ConfigError, Scheme, SourceRequest};
+use crate::client::{Client, Config as ClientConfig};
+use crate::store::{BoxFuture, Error, ErrorKind, Kind, RemotePath, Result, Store};
 
 /// The row of this backend in the scheme table.
 pub const SCHEME: Scheme = Scheme {
     names: &["az", "https", "http"],
     form: "az://ACCOUNT[/CONTAINER[/PREFIX]]",
     summary: "Azure page blobs, read and written in place; block and append blobs read-only",
-    options: &[],
+    options: config::OPTIONS,
     parse,
 };
 
-fn parse(request: &SourceRequest<'_>) -> Result<Box<dyn Backend>, ConfigError> {
-    Err(ConfigError(format!("{}: no client yet", request.source)))
+fn parse(request: &SourceRequest<'_>) -> std::result::Result<Box<dyn Backend>, ConfigError> {
+    Ok(Box::new(PageBlobs {
+        config: Config::parse(request)?,
+    }))
+}
+
+/// How often the service is asked at first: once more for a packet that was lost, but a name or port that
+/// is wrong is told at once.
+const CONNECT_ATTEMPTS: u32 = 2;
+
+/// A source that has been understood.
+#[derive(Debug)]
+struct PageBlobs {
+    config: Config,
+}
+
+impl Backend for PageBlobs {
+    fn label(&self) -> String {
+        self.config.label.clone()
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Store>>> {
+        Box::pin(async move {
+            let store = connect(&self.config).await?;
+            Ok(Arc::new(store) as Arc<dyn Store>)
+        })
+    }
+}
+
+/// A client with this many attempts.
+fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
+    let service = BlobService::new(config.credential.clone(), &config.account);
+    let settings = ClientConfig {
+        timeout: config.timeout,
+        connections: config.connections,
+    };
+    let http = Client::new(settings, Arc::new(service))?;
+    let sas = match &config.credential {
+        Credential::Sas(sas) => Some(Arc::clone(sas)),
+        Credential::SharedKey(_) | Credential::Anonymous => None,
+    };
+    let mut rest = Rest::new(http, &config.endpoint, sas);
+    rest.attempts = attempts;
+    Ok(Arc::new(rest))
+}
+
+/// Asks the service once whether the source is there, and what it is.
+async fn connect(config: &Config) -> Result<PageBlobStore> {
+    let is_sas = matches!(config.credential, Credential::Sas(_));
+    let probe = rest(config, CONNECT_ATTEMPTS)?;
+    let root = match &config.container {
+        None => {
+            probe
+                .list_containers(None, 1)
+                .await
+                .map_err(|error| explain(config, error))?;
+            Root {
+                container: None,
+                prefix: String::new(),
+                only: None,
+            }
+        }
+        Some(container) => {
+            let is_blob = probe_container(config, probe, container)
+                .await
+                .map_err(|error| explain(config, error))?;
+            let (prefix, only) = match (is_blob, config.path.rsplit_once('/')) {
+                (true, Some((dir, name))) => (format!("{dir}/"), Some(name.to_owned())),
+                (true, None) => (String::new(), Some(config.path.clone())),
+                (false, _) if config.path.is_empty() => (String::new(), None),
+                (false, _) => (format!("{}/", config.path), None),
+            };
+            Root {
+                container: Some(container.clone()),
+                prefix,
+                only,
+            }
+        }
+    };
+    let rest = rest(config, u32::MAX)?;
+    Ok(PageBlobStore::new(rest, root, is_sas))
+}
+
+/// Whether the path of the source is a blob; a directory may also be yet to come.
+async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> Result<bool> {
+    if config.path.is_empty() {
+        let listing = Listing {
+            prefix: "",
+            folded: true,
+            marker: None,
+            max: 1,
+            attributes: false,
+        };
+        rest.list(container, &listing).await?;
+        return Ok(false);
+    }
+    let root = Root {
+        container: Some(container.to_owned()),
+        prefix: String::new(),
+        only: None,
+    };
+    let is_sas = matches!(config.credential, Credential::Sas(_));
+    let store = PageBlobStore::new(rest, root, is_sas);
+    let path = RemotePath::new(&config.path).expect("the path was checked when it was parsed");
+    match store.stat(&path).await {
+        Ok(stat) => Ok(stat.kind == Kind::File),
+        // A container that is missing says so itself; of a directory nothing need be there yet.
+        Err(error) if error.kind() == ErrorKind::NotFound && !says_container(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn says_container(error: &Error) -> bool {
+    error.to_string().contains("ContainerNotFound")
+}
+
+/// The error of the first contact, with the source in front.
+fn explain(config: &Config, error: Error) -> Error {
+    let remedy = match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::TimedOut => {
+            "; check the endpoint, that the service runs and that a firewall lets this host through"
+        }
+        _ => "",
+    };
+    Error::new(
+        error.kind(),
+        "mount",
+        &config.label,
+        format!("{error}{remedy}"),
+    )
+    .with_retry(error.retry())
 }

@@ -1,0 +1,601 @@
+//! The Blob service's operations, one thin method each. No policy: what to ask, when and what to make of it
+//! is the business of the callers.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{
+    CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
+
+use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
+use crate::client::{Client, Effect, Pin, Reply, Request};
+use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
+
+const X_MS_BLOB_CONTENT_LENGTH: HeaderName = HeaderName::from_static("x-ms-blob-content-length");
+const X_MS_BLOB_SEQUENCE_NUMBER: HeaderName = HeaderName::from_static("x-ms-blob-sequence-number");
+const X_MS_BLOB_TYPE: HeaderName = HeaderName::from_static("x-ms-blob-type");
+const X_MS_COPY_ACTION: HeaderName = HeaderName::from_static("x-ms-copy-action");
+const X_MS_COPY_ID: HeaderName = HeaderName::from_static("x-ms-copy-id");
+const X_MS_COPY_SOURCE: HeaderName = HeaderName::from_static("x-ms-copy-source");
+const X_MS_COPY_STATUS: HeaderName = HeaderName::from_static("x-ms-copy-status");
+const X_MS_IF_SEQUENCE_NUMBER_LT: HeaderName =
+    HeaderName::from_static("x-ms-if-sequence-number-lt");
+const X_MS_LEASE_ID: HeaderName = HeaderName::from_static("x-ms-lease-id");
+const X_MS_PAGE_WRITE: HeaderName = HeaderName::from_static("x-ms-page-write");
+const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
+const X_MS_SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-ms-source-if-match");
+
+/// Everything but the unreserved characters of RFC 3986 is encoded: what signs the request and what
+/// sends it then agree on the path byte by byte.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/');
+
+/// The same within a query.
+const QUERY: &AsciiSet = &PATH.add(b'/');
+
+/// One blob's address.
+#[derive(Clone)]
+pub(super) struct Address {
+    url: Url,
+    target: Arc<str>,
+}
+
+impl Address {
+    /// The blob's name as it may be shown.
+    pub(super) fn target(&self) -> &Arc<str> {
+        &self.target
+    }
+}
+
+/// Shows the name alone: the URL may hold a signature.
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Address({})", self.target)
+    }
+}
+
+/// On what an update of a whole blob depends.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// The blob is in this version.
+    Match(HeaderValue),
+    /// There is no such blob.
+    Absent,
+}
+
+impl Condition {
+    /// A condition on an ETag as the service gave it.
+    pub(super) fn etag(etag: &str) -> Condition {
+        // An ETag comes from a header or from XML; one that is no header value matches nothing.
+        Condition::Match(etag_value(etag))
+    }
+
+    /// A condition makes duplicates harmless; without one only the first sending is safe.
+    fn effect(&self) -> Effect {
+        match self {
+            Condition::None => Effect::Update,
+            Condition::Match(_) | Condition::Absent => Effect::Guarded,
+        }
+    }
+
+    fn put(&self, headers: &mut HeaderMap) {
+        match self {
+            Condition::None => {}
+            Condition::Match(etag) => {
+                headers.insert(IF_MATCH, etag.clone());
+            }
+            Condition::Absent => {
+                headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+            }
+        }
+    }
+}
+
+/// An ETag as a header value.
+pub(super) fn etag_value(etag: &str) -> HeaderValue {
+    HeaderValue::from_str(etag).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// On what a page update depends, so that no one but the writer that means to makes it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fence {
+    /// The lease that is held.
+    pub(super) lease: Option<HeaderValue>,
+    /// The blob's sequence number must be less than this.
+    pub(super) sequence_below: Option<u64>,
+}
+
+impl Fence {
+    fn put(&self, headers: &mut HeaderMap) {
+        if let Some(lease) = &self.lease {
+            headers.insert(X_MS_LEASE_ID, lease.clone());
+        }
+        if let Some(limit) = self.sequence_below {
+            headers.insert(X_MS_IF_SEQUENCE_NUMBER_LT, HeaderValue::from(limit));
+        }
+    }
+}
+
+/// What to list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listing<'a> {
+    /// Names begin with this.
+    pub(super) prefix: &'a str,
+    /// Names that go on with a `/` are shown as common prefixes.
+    pub(super) folded: bool,
+    /// Where to go on.
+    pub(super) marker: Option<&'a str>,
+    /// The most names in the page.
+    pub(super) max: u32,
+    /// Keep attributes of blobs.
+    pub(super) attributes: bool,
+}
+
+/// The Blob service as one account or endpoint offers it.
+#[derive(Debug)]
+pub(super) struct Rest {
+    http: Client,
+    /// Where containers are, without a slash at the end.
+    endpoint: String,
+    /// The signature to append to every query; kept out of `Debug` by its type.
+    sas: Sas,
+    /// The most attempts of one operation.
+    pub(super) attempts: u32,
+}
+
+/// A query to append, shown by nobody.
+#[derive(Clone)]
+struct Sas(Option<Arc<str>>);
+
+impl std::fmt::Debug for Sas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Sas" } else { "None" })
+    }
+}
+
+impl Rest {
+    /// Operations through `http` at `endpoint`.
+    pub(super) fn new(http: Client, endpoint: &str, sas: Option<Arc<str>>) -> Rest {
+        Rest {
+            http,
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            sas: Sas(sas),
+            attempts: u32::MAX,
+        }
+    }
+
+    /// The address of a blob.
+    ///
+    /// Errors: `BadName` for names that the service does not take.
+    pub(super) fn address(&self, container: &str, name: &str) -> Result<Address> {
+        let target: Arc<str> = format!("{container}/{name}").into();
+        check_name(name).map_err(|why| Error::new(ErrorKind::BadName, "name", &target, why))?;
+        let mut text = format!("{}/{container}/", self.endpoint);
+        let _ = write!(text, "{}", utf8_percent_encode(name, PATH));
+        if let Some(sas) = &self.sas.0 {
+            let _ = write!(text, "?{sas}");
+        }
+        match Url::parse(&text) {
+            Ok(url) => Ok(Address { url, target }),
+            Err(error) => Err(Error::new(
+                ErrorKind::BadName,
+                "name",
+                target,
+                error.to_string(),
+            )),
+        }
+    }
+
+    fn at(&self, op: &'static str, at: &Address, method: Method, effect: Effect) -> Request {
+        let mut request = Request::new(op, Arc::clone(&at.target), method, at.url.clone(), effect);
+        request.attempts = self.attempts;
+        if request.method == Method::PUT {
+            // Sent even when it is 0, which the service demands.
+            request.headers.reserve(12);
+            request
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        request
+    }
+
+    /// Puts `pairs` before the signature of the request's query.
+    fn query(&self, request: &mut Request, pairs: &str) {
+        match &self.sas.0 {
+            Some(sas) => request.url.set_query(Some(&format!("{pairs}&{sas}"))),
+            None => request.url.set_query(Some(pairs)),
+        }
+    }
+
+    /// List Blobs.
+    pub(super) async fn list(&self, container: &str, listing: &Listing<'_>) -> Result<BlobPage> {
+        let mut query = format!(
+            "restype=container&comp=list&include=metadata&maxresults={}",
+            listing.max
+        );
+        let mut add = |name: &str, value: &str| {
+            let _ = write!(query, "&{name}={}", utf8_percent_encode(value, QUERY));
+        };
+        if !listing.prefix.is_empty() {
+            add("prefix", listing.prefix);
+        }
+        if listing.folded {
+            add("delimiter", "/");
+        }
+        if let Some(marker) = listing.marker {
+            add("marker", marker);
+        }
+        let target = format!("{container}/{}", listing.prefix);
+        let reply = self
+            .get_document("List Blobs", container, &target, &query)
+            .await?;
+        wire::parse_blobs(&reply.body, listing.attributes)
+            .map_err(|why| corrupt("List Blobs", &target, &why))
+    }
+
+    /// List Containers.
+    pub(super) async fn list_containers(
+        &self,
+        marker: Option<&str>,
+        max: u32,
+    ) -> Result<ContainerPage> {
+        let mut query = format!("comp=list&maxresults={max}");
+        if let Some(marker) = marker {
+            let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
+        }
+        let reply = self
+            .get_document("List Containers", "", "/", &query)
+            .await?;
+        wire::parse_containers(&reply.body).map_err(|why| corrupt("List Containers", "/", &why))
+    }
+
+    /// GETs something that is no blob.
+    async fn get_document(
+        &self,
+        op: &'static str,
+        container: &str,
+        target: &str,
+        query: &str,
+    ) -> Result<Reply> {
+        let url = Url::parse(&format!("{}/{container}", self.endpoint))
+            .map_err(|error| Error::new(ErrorKind::BadName, op, target, error.to_string()))?;
+        let mut request = Request::new(op, Arc::from(target), Method::GET, url, Effect::Read);
+        request.attempts = self.attempts;
+        self.query(&mut request, query);
+        self.http.call(&request).await
+    }
+
+    /// Get Blob Properties, with the headers they were made of.
+    pub(super) async fn head(&self, at: &Address) -> Result<(Properties, HeaderMap)> {
+        let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        let reply = self.http.call(&request).await?;
+        let properties = wire::parse_head(&reply.headers)
+            .map_err(|why| corrupt("Get Blob Properties", &at.target, &why))?;
+        Ok((properties, reply.headers))
+    }
+
+    /// Get Blob: exactly `range`, in one version if `pin` has an ETag.
+    pub(super) async fn get(
+        &self,
+        at: &Address,
+        range: Range<u64>,
+        pin: Pin<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let mut request = self.at("Get Blob", at, Method::GET, Effect::Read);
+        request.headers.reserve(8);
+        if let Some(etag) = pin.etag {
+            request.headers.insert(IF_MATCH, etag.clone());
+        }
+        self.http.read(&request, range, pin, sink).await
+    }
+
+    /// Get Page Ranges: one page of the ranges with data inside `range`. Tried at most `attempts` times.
+    pub(super) async fn page_ranges(
+        &self,
+        at: &Address,
+        range: &Range<u64>,
+        etag: Option<&HeaderValue>,
+        marker: Option<&str>,
+        attempts: u32,
+    ) -> Result<RangePage> {
+        let mut request = self.at("Get Page Ranges", at, Method::GET, Effect::Read);
+        request.attempts = attempts;
+        let mut query = "comp=pagelist".to_owned();
+        if let Some(marker) = marker {
+            let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
+        }
+        self.query(&mut request, &query);
+        request.headers.insert(X_MS_RANGE, range_value(range));
+        if let Some(etag) = etag {
+            request.headers.insert(IF_MATCH, etag.clone());
+        }
+        let reply = self.http.call(&request).await?;
+        wire::parse_ranges(&reply.body).map_err(|why| corrupt("Get Page Ranges", &at.target, &why))
+    }
+
+    /// Put Page, update. Gives the new ETag.
+    pub(super) async fn put_pages(
+        &self,
+        at: &Address,
+        offset: u64,
+        pieces: Vec<Bytes>,
+        fence: &Fence,
+    ) -> Result<Arc<str>> {
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let mut request = self.page_request("Put Page", at, &(offset..offset + length), fence);
+        request
+            .headers
+            .insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
+        request
+            .headers
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        request.body = pieces;
+        etag_of(&request, &self.http.call(&request).await?)
+    }
+
+    /// Put Page, clear. Gives the new ETag.
+    pub(super) async fn clear_pages(
+        &self,
+        at: &Address,
+        range: &Range<u64>,
+        fence: &Fence,
+    ) -> Result<Arc<str>> {
+        let mut request = self.page_request("Clear Pages", at, range, fence);
+        request
+            .headers
+            .insert(X_MS_PAGE_WRITE, HeaderValue::from_static("clear"));
+        etag_of(&request, &self.http.call(&request).await?)
+    }
+
+    fn page_request(
+        &self,
+        op: &'static str,
+        at: &Address,
+        range: &Range<u64>,
+        fence: &Fence,
+    ) -> Request {
+        let mut request = self.at(op, at, Method::PUT, Effect::Update);
+        self.query(&mut request, "comp=page");
+        request.headers.insert(X_MS_RANGE, range_value(range));
+        fence.put(&mut request.headers);
+        request
+    }
+
+    /// Set Blob Properties: the size. Gives the new ETag.
+    pub(super) async fn resize(
+        &self,
+        at: &Address,
+        size: u64,
+        condition: &Condition,
+        fence: &Fence,
+    ) -> Result<Arc<str>> {
+        let mut request = self.at("Set Blob Properties", at, Method::PUT, condition.effect());
+        self.query(&mut request, "comp=properties");
+        request
+            .headers
+            .insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from(size));
+        condition.put(&mut request.headers);
+        fence.put(&mut request.headers);
+        request.expected = &[ErrorKind::Stale];
+        etag_of(&request, &self.http.call(&request).await?)
+    }
+
+    /// Set Blob Metadata: all of it. Gives the new ETag.
+    pub(super) async fn set_metadata(
+        &self,
+        at: &Address,
+        metadata: &[(HeaderName, HeaderValue)],
+        condition: &Condition,
+        fence: &Fence,
+    ) -> Result<Arc<str>> {
+        let mut request = self.at("Set Blob Metadata", at, Method::PUT, condition.effect());
+        self.query(&mut request, "comp=metadata");
+        for (name, value) in metadata {
+            request.headers.insert(name.clone(), value.clone());
+        }
+        condition.put(&mut request.headers);
+        fence.put(&mut request.headers);
+        request.expected = &[ErrorKind::Stale];
+        etag_of(&request, &self.http.call(&request).await?)
+    }
+
+    /// Put Blob: an empty page blob with sequence number `sequence`. Gives its ETag.
+    pub(super) async fn create_page_blob(
+        &self,
+        at: &Address,
+        sequence: u64,
+        condition: &Condition,
+    ) -> Result<Arc<str>> {
+        let mut request = self.at("Put Blob", at, Method::PUT, condition.effect());
+        let headers = &mut request.headers;
+        headers.insert(X_MS_BLOB_TYPE, HeaderValue::from_static("PageBlob"));
+        headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from_static("0"));
+        headers.insert(X_MS_BLOB_SEQUENCE_NUMBER, HeaderValue::from(sequence));
+        condition.put(headers);
+        request.expected = &[ErrorKind::AlreadyExists, ErrorKind::Stale];
+        etag_of(&request, &self.http.call(&request).await?)
+    }
+
+    /// Put Blob: the empty block blob that marks a directory, unless it is there.
+    pub(super) async fn create_directory_marker(&self, at: &Address) -> Result<()> {
+        let condition = Condition::Absent;
+        let mut request = self.at("Put Blob", at, Method::PUT, condition.effect());
+        let headers = &mut request.headers;
+        headers.insert(X_MS_BLOB_TYPE, HeaderValue::from_static("BlockBlob"));
+        headers.insert(
+            HeaderName::from_static("x-ms-meta-hdi_isfolder"),
+            HeaderValue::from_static("true"),
+        );
+        condition.put(headers);
+        request.expected = &[ErrorKind::AlreadyExists];
+        self.http.call(&request).await.map(drop)
+    }
+
+    /// Delete Blob. Snapshots are never deleted with it.
+    pub(super) async fn delete(&self, at: &Address, condition: &Condition) -> Result<()> {
+        let mut request = self.at("Delete Blob", at, Method::DELETE, condition.effect());
+        condition.put(&mut request.headers);
+        match self.http.call(&request).await {
+            Ok(_) => Ok(()),
+            // An earlier attempt of this very request may have done it.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && error.outcome() == Outcome::Unknown =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copy Blob inside the account, from `source` in version `etag`. Gives the copy.
+    pub(super) async fn copy(
+        &self,
+        source: &Address,
+        etag: &str,
+        to: &Address,
+        condition: &Condition,
+    ) -> Result<Copy> {
+        let mut request = self.at("Copy Blob", to, Method::PUT, condition.effect());
+        let mut url = HeaderValue::from_str(source.url.as_str()).map_err(|_| {
+            Error::new(
+                ErrorKind::BadName,
+                "Copy Blob",
+                &source.target,
+                "its URL cannot be sent in a header",
+            )
+        })?;
+        // It may hold the signature.
+        url.set_sensitive(true);
+        request.headers.insert(X_MS_COPY_SOURCE, url);
+        request
+            .headers
+            .insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));
+        condition.put(&mut request.headers);
+        request.expected = &[ErrorKind::AlreadyExists];
+        let reply = self.http.call(&request).await?;
+        Ok(Copy::of(&reply.headers))
+    }
+
+    /// Get Blob Properties of the target of a copy.
+    pub(super) async fn copy_state(&self, at: &Address) -> Result<Copy> {
+        let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        Ok(Copy::of(&self.http.call(&request).await?.headers))
+    }
+
+    /// Abort Copy Blob.
+    pub(super) async fn abort_copy(&self, at: &Address, id: &str) -> Result<()> {
+        let mut request = self.at("Abort Copy Blob", at, Method::PUT, Effect::Update);
+        let query = format!("comp=copy&copyid={}", utf8_percent_encode(id, QUERY));
+        self.query(&mut request, &query);
+        request
+            .headers
+            .insert(X_MS_COPY_ACTION, HeaderValue::from_static("abort"));
+        self.http.call(&request).await.map(drop)
+    }
+}
+
+/// Where a copy stands.
+#[derive(Clone, Debug)]
+pub(super) struct Copy {
+    /// Its name; empty if the service told none.
+    pub(super) id: String,
+    /// `success`, `pending`, `aborted` or `failed`.
+    pub(super) status: String,
+}
+
+impl Copy {
+    fn of(headers: &HeaderMap) -> Copy {
+        let text = |name: &HeaderName| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        Copy {
+            id: text(&X_MS_COPY_ID),
+            status: text(&X_MS_COPY_STATUS),
+        }
+    }
+}
+
+/// The ETag that an update made.
+fn etag_of(request: &Request, reply: &Reply) -> Result<Arc<str>> {
+    reply
+        .headers
+        .get(ETAG)
+        .and_then(|value| value.to_str().ok())
+        .map(Arc::from)
+        .ok_or_else(|| {
+            corrupt(request.op, &request.target, "it has no ETag").with_outcome(Outcome::Unknown)
+        })
+}
+
+fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
+    let message = format!("the service's answer makes no sense: {why}");
+    log::warn!(target: "http", "{op} {target}: {message}");
+    Error::new(ErrorKind::Corrupt, op, target, message)
+}
+
+/// `bytes=FIRST-LAST`
+fn range_value(range: &Range<u64>) -> HeaderValue {
+    let text = format!("bytes={}-{}", range.start, range.end - 1);
+    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits are a header value")
+}
+
+/// The longest name, in UTF-16 units as the service counts; and the most segments.
+const LONGEST_NAME: usize = 1024;
+const MOST_SEGMENTS: usize = 254;
+
+/// Why the service does not take a name ("Naming and referencing containers, blobs, and metadata").
+fn check_name(name: &str) -> std::result::Result<(), String> {
+    if name.encode_utf16().count() > LONGEST_NAME {
+        return Err(format!(
+            "the path is longer than the {LONGEST_NAME} characters that the service takes"
+        ));
+    }
+    if name.split('/').count() > MOST_SEGMENTS {
+        return Err(format!(
+            "the path is deeper than the {MOST_SEGMENTS} levels that the service takes"
+        ));
+    }
+    if name
+        .chars()
+        .any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}'))
+    {
+        return Err("the service takes no control characters in names".to_owned());
+    }
+    // A URL cannot carry these: they would be resolved away.
+    if name.split('/').any(|part| part == "." || part == "..") {
+        return Err("a path cannot hold . or ..".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_that_the_service_takes() {
+        for good in ["a", "a/b", "ü %#?+&=", "a//b", "a.", &"x".repeat(1024)] {
+            assert!(check_name(good).is_ok(), "{good:?}");
+        }
+        let long = "x".repeat(1025);
+        let deep = "x/".repeat(254) + "x";
+        for bad in ["a\nb", "a/../b", "\u{7f}", "\u{85}", &long, &deep] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Moving a blob: Copy Blob on the service's side, then Delete Blob of the version that was copied.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::client::{Address, Condition, Copy, Rest};
+use super::store::{PageBlobStore, is_directory};
+use crate::store::{Error, ErrorKind, Kind, Outcome, RemotePath, Replace, Result, Retry, Version};
+
+/// How long a copy may stay pending. Inside one account copies are done at once or within seconds;
+/// what takes longer is given up while the caller still waits.
+const LONGEST_COPY: Duration = Duration::from_secs(50);
+
+/// The pauses between two looks at a pending copy.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LATER_LOOKS: Duration = Duration::from_secs(2);
+
+/// Moves `from` to `to`.
+pub(super) async fn rename(
+    store: &PageBlobStore,
+    from: &RemotePath,
+    to: &RemotePath,
+    replace: Replace,
+) -> Result<()> {
+    let (source, found) = store.look_at("rename", from).await?;
+    let found = found?;
+    let version = match (found.kind, found.version) {
+        (Kind::File, Some(version)) => version,
+        _ => return Err(is_directory("rename", from)),
+    };
+    let (target, existing) = store.look_at("rename", to).await?;
+    let replaced = match existing {
+        Ok(stat) if stat.kind == Kind::Directory => return Err(is_directory("rename", to)),
+        Ok(_) if replace == Replace::Refused => return Err(taken(to)),
+        Ok(stat) => stat.version,
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if from == to {
+        return Ok(());
+    }
+    copy(&store.rest, &source, &version, &target, replaced)
+        .await
+        .map_err(|error| match (error.kind(), replace) {
+            (ErrorKind::Stale, Replace::Refused) if error.op() == "Copy Blob" => error,
+            _ => error,
+        })?;
+    store
+        .rest
+        .delete(&source, &Condition::etag(&version.0))
+        .await
+}
+
+fn taken(path: &RemotePath) -> Error {
+    Error::new(
+        ErrorKind::AlreadyExists,
+        "rename",
+        path,
+        "the name is taken",
+    )
+}
+
+/// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
+/// the end of it.
+async fn copy(
+    rest: &Rest,
+    source: &Address,
+    version: &Version,
+    target: &Address,
+    replaced: Option<Version>,
+) -> Result<()> {
+    let condition = match &replaced {
+        Some(version) => Condition::etag(&version.0),
+        None => Condition::Absent,
+    };
+    let mut copy = rest.copy(source, &version.0, target, &condition).await?;
+    let deadline = Instant::now() + LONGEST_COPY;
+    let mut pause = FIRST_LOOK;
+    loop {
+        match &*copy.status {
+            "success" => return Ok(()),
+            "pending" if Instant::now() < deadline => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LATER_LOOKS);
+                let now = rest.copy_state(target).await?;
+                if now.id != copy.id {
+                    return Err(failed(target, "another copy took its place"));
+                }
+                copy = now;
+            }
+            "pending" => return Err(give_up(rest, target, &copy).await),
+            status => {
+                let why = format!("the copy ended as {status:?}");
+                return Err(failed(target, &why));
+            }
+        }
+    }
+}
+
+/// Ends a copy that takes too long; the target stays behind empty.
+async fn give_up(rest: &Rest, target: &Address, copy: &Copy) -> Error {
+    let aborted = rest.abort_copy(target, &copy.id).await.is_ok();
+    let rest_of_it = if aborted {
+        "it was stopped and has left an empty blob at the new name"
+    } else {
+        "it goes on"
+    };
+    let why = format!(
+        "the copy was not done within {} s; {rest_of_it}",
+        LONGEST_COPY.as_secs()
+    );
+    failed(target, &why)
+        .with_kind(ErrorKind::TimedOut)
+        .with_retry(Retry::Exhausted)
+}
+
+fn failed(target: &Address, why: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, "Copy Blob", target.target(), why)
+        .with_outcome(Outcome::Unknown)
+}

@@ -1,0 +1,1 @@
+//! This backend against what it was written for: configuration, and servers.

@@ -1,0 +1,363 @@
+//! A page blob that is updated in place.
+//!
+//! Two kinds of requests change it:
+//!
+//! * **Page updates** (write, clear) run side by side, each holding the gate shared. All of them pass
+//!   through [`UpdatableBlob::update`], which gives them the fence of the moment.
+//! * **Changes of the whole blob** (resize, metadata) take no fence that a late duplicate would break
+//!   on, so each runs alone, holding the gate exclusively, under the condition that the blob is still in
+//!   the version that we left it in. All of them pass through [`UpdatableBlob::step`].
+//!
+//! After a burst of page updates nobody knows which of them was last (see [`Etags`]), so the first
+//! step after one asks; that is one request, where a condition on a guess would mostly be three.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use tokio::sync::RwLock;
+
+use super::blob::{allocated, check_inside, gone};
+use super::client::{Address, Condition, Fence, Rest};
+use super::etags::Etags;
+use super::length::{Extent, KEY, Mark, PAGE, Step, plan, plan_reserve};
+use super::wire::META;
+use crate::client::Pin;
+use crate::store::{Blob, BlobMut, BoxFuture, Error, ErrorKind, Outcome, Result, Sink, Version};
+
+/// The longest page blob, in bytes.
+pub(super) const MAX_LEN: u64 = 8 << 40;
+
+/// The longest single update, in bytes.
+pub(super) const MAX_UPDATE: u64 = 4 << 20;
+
+/// How often a step begins again because the service shows one of our own versions. Once is
+/// enough for a lost race against our own answers.
+const STEP_TRIES: u32 = 3;
+
+/// A page blob and its only writer.
+#[derive(Debug)]
+pub(super) struct UpdatableBlob {
+    rest: Arc<Rest>,
+    at: Address,
+    /// Page updates hold it shared, changes of the whole blob exclusively.
+    gate: RwLock<()>,
+    state: Mutex<State>,
+}
+
+/// What is known of the blob.
+#[derive(Debug)]
+struct State {
+    extent: Extent,
+    /// What a step whose outcome is not known would have made of it.
+    doubtful: Option<Extent>,
+    etags: Etags<Arc<str>>,
+    /// Metadata as it was found; the mark of the length may be among it.
+    metadata: Vec<(HeaderName, HeaderValue)>,
+    fence: Fence,
+}
+
+impl UpdatableBlob {
+    /// The blob at `at`, which is in version `etag`.
+    pub(super) fn new(
+        rest: Arc<Rest>,
+        at: Address,
+        etag: Arc<str>,
+        extent: Extent,
+        metadata: Vec<(HeaderName, HeaderValue)>,
+    ) -> UpdatableBlob {
+        UpdatableBlob {
+            rest,
+            at,
+            gate: RwLock::new(()),
+            state: Mutex::new(State {
+                extent,
+                doubtful: None,
+                etags: Etags::new(etag),
+                metadata,
+                fence: Fence::default(),
+            }),
+        }
+    }
+
+    /// Sends one page update, fenced, while no step runs.
+    ///
+    /// An outcome that is not known is the caller's to deal with: nothing here sends it again.
+    async fn update<F>(
+        &self,
+        op: &'static str,
+        range: &Range<u64>,
+        send: impl FnOnce(Fence) -> F,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<Arc<str>>>,
+    {
+        let _shared = self.gate.read().await;
+        let (ticket, fence) = {
+            let mut state = self.state.lock();
+            check_update(op, &self.at, range, state.extent.size)?;
+            (state.etags.start(), state.fence.clone())
+        };
+        let etag = send(fence).await.map_err(removed)?;
+        self.state.lock().etags.applied(ticket, etag);
+        Ok(())
+    }
+
+    /// Makes the steps that `plan` wants, alone.
+    async fn change(&self, plan: impl FnOnce(Extent) -> Vec<Step>) -> Result<()> {
+        let _alone = self.gate.write().await;
+        let steps = plan(self.state.lock().extent);
+        for step in steps {
+            self.step(step).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes one step under the condition that nobody else has changed the blob. Sent again after an
+    /// unknown outcome, because the condition lets at most one of the duplicates through.
+    async fn step(&self, step: Step) -> Result<()> {
+        let mut etag = self.current().await?;
+        for _ in 0..STEP_TRIES {
+            let (ticket, wanted, metadata, fence) = {
+                let mut state = self.state.lock();
+                let wanted = state.extent.after(step);
+                // Until there is an answer, even if this future is dropped.
+                let doubt = state.doubtful.replace(wanted);
+                let metadata = with_mark(&state.metadata, wanted.mark);
+                (
+                    (state.etags.start(), doubt),
+                    wanted,
+                    metadata,
+                    state.fence.clone(),
+                )
+            };
+            let (ticket, doubt) = ticket;
+            let condition = Condition::etag(&etag);
+            let sent = match step {
+                Step::Resize(size) => self.rest.resize(&self.at, size, &condition, &fence).await,
+                Step::Mark(_) => {
+                    let rest = &self.rest;
+                    rest.set_metadata(&self.at, &metadata, &condition, &fence)
+                        .await
+                }
+            };
+            let error = match sent {
+                Ok(etag) => {
+                    let mut state = self.state.lock();
+                    state.etags.applied(ticket, etag);
+                    state.settle(wanted, metadata);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if error.outcome() == Outcome::NotApplied {
+                self.state.lock().doubtful = doubt;
+            }
+            if error.kind() != ErrorKind::Stale {
+                return Err(removed(error));
+            }
+            // Either somebody else has changed the blob, or we did and do not know it.
+            let (found, _) = self.rest.head(&self.at).await.map_err(removed)?;
+            let mut state = self.state.lock();
+            if state.etags.may_be_current(&found.etag) {
+                state.etags.settled(Arc::clone(&found.etag));
+                etag = found.etag;
+                continue;
+            }
+            let ours = found.extent();
+            if error.outcome() == Outcome::Unknown && ours == wanted {
+                state.etags.applied(ticket, found.etag);
+                state.settle(wanted, metadata);
+                return Ok(());
+            }
+            if doubt == Some(ours) {
+                // A step that failed long ago was applied after all.
+                state.etags.applied(ticket, Arc::clone(&found.etag));
+                let metadata = with_mark(&state.metadata, ours.mark);
+                state.settle(ours, metadata);
+                etag = found.etag;
+                continue;
+            }
+            return Err(error);
+        }
+        Err(self.stale("its version does not settle"))
+    }
+
+    /// The version that the blob is in, which must be one that we made.
+    async fn current(&self) -> Result<Arc<str>> {
+        if let Some(etag) = self.state.lock().etags.certain() {
+            return Ok(Arc::clone(etag));
+        }
+        let (found, _) = self.rest.head(&self.at).await.map_err(removed)?;
+        let mut state = self.state.lock();
+        if !state.etags.may_be_current(&found.etag) {
+            return Err(self.stale("the blob was changed by somebody else"));
+        }
+        state.etags.settled(Arc::clone(&found.etag));
+        Ok(found.etag)
+    }
+
+    fn stale(&self, why: &str) -> Error {
+        Error::new(
+            ErrorKind::Stale,
+            "Set Blob Properties",
+            self.at.target(),
+            why,
+        )
+    }
+}
+
+impl State {
+    /// A step has been applied.
+    fn settle(&mut self, extent: Extent, metadata: Vec<(HeaderName, HeaderValue)>) {
+        self.extent = extent;
+        self.metadata = metadata;
+        self.doubtful = None;
+    }
+}
+
+/// The metadata with this mark instead of the one that may be there. An unreadable mark stays as it is
+/// until another one takes its place.
+fn with_mark(metadata: &[(HeaderName, HeaderValue)], mark: Mark) -> Vec<(HeaderName, HeaderValue)> {
+    if mark == Mark::Unreadable {
+        return metadata.to_vec();
+    }
+    let is_mark = |name: &HeaderName| name.as_str().strip_prefix(META) == Some(KEY);
+    let mut all: Vec<_> = metadata
+        .iter()
+        .filter(|(name, _)| !is_mark(name))
+        .cloned()
+        .collect();
+    if let Some(value) = mark.value() {
+        let name = HeaderName::try_from(format!("{META}{KEY}")).expect("letters are a header name");
+        let value = HeaderValue::try_from(value).expect("digits are a header value");
+        all.push((name, value));
+    }
+    all
+}
+
+/// An update of a blob that is not there: somebody else removed it.
+fn removed(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => error.with_kind(ErrorKind::Stale),
+        _ => error,
+    }
+}
+
+/// Whether a page update may be sent at all.
+fn check_update(op: &'static str, at: &Address, range: &Range<u64>, size: u64) -> Result<()> {
+    check_inside(op, at, range, size)?;
+    if range.is_empty() || range.start % PAGE != 0 || range.end % PAGE != 0 {
+        return Err(Error::new(
+            ErrorKind::InvalidRange,
+            op,
+            at.target(),
+            format!("bytes {range:?} are not whole pages of {PAGE}"),
+        ));
+    }
+    Ok(())
+}
+
+impl Blob for UpdatableBlob {
+    fn version(&self) -> Version {
+        Version(Arc::clone(self.state.lock().etags.newest()))
+    }
+
+    fn continues(&self, found: &Version) -> bool {
+        self.state.lock().etags.is_ours(&found.0)
+    }
+
+    fn len(&self) -> u64 {
+        self.state.lock().extent.shown()
+    }
+
+    /// Not pinned: our own updates change the version all the time.
+    fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            check_inside("Get Blob", &self.at, &range, self.capacity())?;
+            self.rest
+                .get(&self.at, range, Pin::default(), sink)
+                .await
+                .map_err(gone)
+        })
+    }
+
+    fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>> {
+        Box::pin(async move {
+            let size = self.capacity();
+            check_inside("Get Page Ranges", &self.at, &range, size)?;
+            allocated(&self.rest, &self.at, size, range, None).await
+        })
+    }
+}
+
+impl BlobMut for UpdatableBlob {
+    fn capacity(&self) -> u64 {
+        self.state.lock().extent.size
+    }
+
+    fn write_at(&self, at: u64, pieces: Vec<Bytes>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let op = "Put Page";
+            let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+            if length > MAX_UPDATE {
+                return Err(Error::new(
+                    ErrorKind::TooLarge,
+                    op,
+                    self.at.target(),
+                    format!("{length} bytes in one update; at most {MAX_UPDATE} are possible"),
+                ));
+            }
+            let range = at..at.saturating_add(length);
+            let send = |fence: Fence| async move {
+                self.rest.put_pages(&self.at, at, pieces, &fence).await
+            };
+            self.update(op, &range, send).await
+        })
+    }
+
+    fn clear(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let sent = &range;
+            let send =
+                |fence: Fence| async move { self.rest.clear_pages(&self.at, sent, &fence).await };
+            self.update("Clear Pages", &range, send).await
+        })
+    }
+
+    fn reserve(&self, capacity: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            check_len(&self.at, capacity)?;
+            self.change(|extent| plan_reserve(extent, capacity)).await
+        })
+    }
+
+    fn set_len(&self, len: u64, keep_reserve: bool) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            check_len(&self.at, len)?;
+            self.change(|extent| plan(extent, len, keep_reserve)).await
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let _alone = self.gate.write().await;
+            Ok(())
+        })
+    }
+}
+
+fn check_len(at: &Address, len: u64) -> Result<()> {
+    if len <= MAX_LEN {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::TooLarge,
+        "Set Blob Properties",
+        at.target(),
+        format!("{len} bytes; a page blob has at most {MAX_LEN}"),
+    ))
+}

@@ -1,0 +1,456 @@
+//! Sending: one attempt over the transport, and the loops that make operations of attempts.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::pin::pin;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderValue};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{Pieces, Progress, length};
+use super::range::{Mismatch, Pin, check};
+use super::request::{Effect, Reply, Request};
+use super::retry::{Attempts, Failure, retry_after};
+use super::status::{Again, outcome};
+use super::{Answer, Attempt, Config, Service};
+use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
+
+/// How long making a connection may take, TLS included. Three SYNs fit.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a read may bring no byte before another connection is tried. Storage answers within
+/// tens of milliseconds, and a listing under load within seconds.
+const READ_IDLE: Duration = Duration::from_secs(10);
+
+/// How long an update may make no progress. Longer than for reads, because giving up leaves its
+/// outcome unknown; the service itself gives up after 30 s.
+const UPDATE_IDLE: Duration = Duration::from_secs(32);
+
+/// When an unused connection is dropped. Servers drop theirs after 5 s at the earliest (Azurite,
+/// Node); a request that meets the server's own close would have an unknown outcome.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// The longest answer that is taken whole, in bytes. A page of 5000 names with metadata is about 8 MiB.
+const LONGEST_REPLY: usize = 64 << 20;
+
+/// How much of an error's body is read, in bytes. Error documents are some hundred bytes.
+const LONGEST_ERROR: usize = 16 << 10;
+
+/// How often a ranged answer may be wrong in itself before it counts as corrupt.
+const WRONG_RANGES: u32 = 3;
+
+/// Sends the requests of one service.
+#[derive(Debug)]
+pub struct Client {
+    transport: reqwest::Client,
+    service: Arc<dyn Service>,
+    config: Config,
+    slots: Semaphore,
+}
+
+impl Client {
+    /// A client for this service. Contacts nobody.
+    ///
+    /// Errors: `Other` if the transport cannot be set up (no CA certificates on this host).
+    pub fn new(config: Config, service: Arc<dyn Service>) -> Result<Client> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // An error says that the process has chosen one already, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let transport = reqwest::Client::builder()
+            .user_agent(concat!("blobdir/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .tcp_nodelay(true)
+            // Redirects would carry secrets to another host, retries would escape the policy, and a
+            // proxy from the environment would do both.
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(config.connections)
+            .build()
+            .map_err(|error| {
+                Error::new(
+                    ErrorKind::Other,
+                    "set up",
+                    "HTTP client",
+                    format!(
+                        "{}; are CA certificates installed (package ca-certificates)?",
+                        chain(&error)
+                    ),
+                )
+            })?;
+        Ok(Client {
+            transport,
+            service,
+            slots: Semaphore::new(config.connections.max(1)),
+            config,
+        })
+    }
+
+    /// Sends a request until it succeeds or cannot, and gives the whole answer.
+    pub async fn call(&self, request: &Request) -> Result<Reply> {
+        let mut attempts = Attempts::new(request, self.config.timeout);
+        loop {
+            match self.call_once(request, attempts.deadline()).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    async fn call_once(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> std::result::Result<Reply, Failure> {
+        let mut open = self.send(request, None, deadline).await?;
+        let body = open
+            .collect(LONGEST_REPLY)
+            .await?
+            .ok_or_else(|| open.broken("the answer is too long to be right".to_owned()))?;
+        Ok(Reply {
+            status: open.response.status(),
+            headers: std::mem::take(open.response.headers_mut()),
+            body,
+        })
+    }
+
+    /// Gives `sink` exactly the bytes of `range`, going on where an attempt stopped. `request` holds
+    /// the condition that pins the version, and `pin` what every answer must agree with.
+    ///
+    /// Errors: as the service says; `Stale` for another version, `Corrupt` for answers that
+    /// are not what was asked. The sink has then seen a prefix, never a wrong byte.
+    pub async fn read(
+        &self,
+        request: &Request,
+        range: Range<u64>,
+        pin: Pin<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let mut attempts = Attempts::new(request, self.config.timeout);
+        let mut at = range.start;
+        let mut wrong = 0;
+        while at < range.end {
+            let before = at;
+            let deadline = attempts.deadline();
+            match self
+                .read_once(request, &mut at, range.end, &pin, sink, deadline)
+                .await
+            {
+                Ok(()) => debug_assert_eq!(at, range.end, "a read gives exactly its range"),
+                Err(mut failure) => {
+                    if failure.kind == ErrorKind::Corrupt {
+                        wrong += 1;
+                        if wrong >= WRONG_RANGES {
+                            failure.again = Again::Never;
+                        }
+                    } else if at > before {
+                        attempts.progressed();
+                    }
+                    attempts.after(failure).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One attempt at `at..end`; moves `at` past what the sink was given.
+    async fn read_once(
+        &self,
+        request: &Request,
+        at: &mut u64,
+        end: u64,
+        pin: &Pin<'_>,
+        sink: &mut dyn Sink,
+        deadline: Instant,
+    ) -> std::result::Result<(), Failure> {
+        let asked = *at..end;
+        let mut open = self.send(request, Some(&asked), deadline).await?;
+        if let Err(mismatch) = check(open.response.status(), open.response.headers(), &asked, pin) {
+            return Err(match mismatch {
+                Mismatch::Version => Failure {
+                    kind: ErrorKind::Stale,
+                    again: Again::Never,
+                    ..open.broken("the blob was changed by somebody else".to_owned())
+                },
+                Mismatch::Range(what) => Failure {
+                    kind: ErrorKind::Corrupt,
+                    ..open.broken(what)
+                },
+            });
+        }
+        while *at < end {
+            let Some(piece) = open.chunk().await? else {
+                return Err(open.broken(format!("the body ended {} bytes early", end - *at)));
+            };
+            // More than announced can only come without a Content-Length; what was asked is right.
+            let take = usize::try_from(end - *at).map_or(piece.len(), |left| left.min(piece.len()));
+            if take > 0 {
+                sink.put(&piece[..take]);
+                *at += take as u64;
+            }
+        }
+        // Taking the end of the body gives the connection back to the pool at once.
+        let _ = open.chunk().await;
+        Ok(())
+    }
+
+    /// Sends one attempt and waits for the head of a successful answer.
+    async fn send<'a>(
+        &'a self,
+        request: &Request,
+        range: Option<&Range<u64>>,
+        deadline: Instant,
+    ) -> std::result::Result<Open<'a>, Failure> {
+        let idle = match request.effect {
+            Effect::Read => READ_IDLE,
+            Effect::Update | Effect::Guarded => UPDATE_IDLE,
+        };
+        let mut attempt = reqwest::Request::new(request.method.clone(), request.url.clone());
+        let mut headers = request.headers.clone();
+        if let Some(range) = range {
+            headers.insert(self.service.range_header(), range_value(range));
+        }
+        self.service.sign(&mut Attempt {
+            method: &request.method,
+            url: &request.url,
+            headers: &mut headers,
+            body_len: length(&request.body),
+        });
+        let names = Names {
+            service: &*self.service,
+            ours: self.service.client_request_id(&headers).map(str::to_owned),
+        };
+        *attempt.headers_mut() = headers;
+        let progress = Progress::default();
+        if !request.body.is_empty() {
+            let body = Pieces::new(request.body.clone(), progress.clone());
+            *attempt.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+
+        let slot = match timeout_at(deadline, self.slots.acquire()).await {
+            Ok(slot) => slot.expect("the semaphore is never closed"),
+            Err(_) => {
+                return Err(Failure {
+                    kind: ErrorKind::TimedOut,
+                    again: Again::Later,
+                    outcome: Outcome::NotApplied,
+                    retry_after: None,
+                    message: "all connections were busy until the deadline".to_owned(),
+                    ids: String::new(),
+                });
+            }
+        };
+        let mut sending = pin!(self.transport.execute(attempt));
+        let response = loop {
+            let taken = progress.taken();
+            let limit = deadline.min(Instant::now() + idle);
+            match timeout_at(limit, &mut sending).await {
+                Ok(Ok(response)) => break response,
+                Ok(Err(error)) => return Err(names.lost(&error)),
+                Err(_) if limit < deadline && progress.taken() > taken => {}
+                Err(_) => return Err(names.silent()),
+            }
+        };
+        let mut open = Open {
+            response,
+            names,
+            idle,
+            deadline,
+            _slot: slot,
+        };
+        let status = open.response.status();
+        if status.is_success() {
+            return Ok(open);
+        }
+        let body = match open.collect(LONGEST_ERROR).await {
+            Ok(Some(body)) => body,
+            // The status alone is enough to go by.
+            Ok(None) | Err(_) => Bytes::new(),
+        };
+        Err(open.refused(status, &body))
+    }
+}
+
+/// An answer whose head has come.
+struct Open<'a> {
+    response: reqwest::Response,
+    names: Names<'a>,
+    idle: Duration,
+    deadline: Instant,
+    _slot: SemaphorePermit<'a>,
+}
+
+impl Open<'_> {
+    /// The next piece of the body, never empty; `None` at its end.
+    async fn chunk(&mut self) -> std::result::Result<Option<Bytes>, Failure> {
+        let limit = self.deadline.min(Instant::now() + self.idle);
+        loop {
+            match timeout_at(limit, self.response.chunk()).await {
+                Ok(Ok(Some(piece))) if piece.is_empty() => {}
+                Ok(Ok(piece)) => return Ok(piece),
+                Ok(Err(error)) => {
+                    return Err(self.broken(format!("the answer broke off: {}", chain(&error))));
+                }
+                Err(_) => {
+                    return Err(Failure {
+                        kind: ErrorKind::TimedOut,
+                        ..self.broken("the answer stopped coming".to_owned())
+                    });
+                }
+            }
+        }
+    }
+
+    /// The whole body; `None` if it is longer than `limit` bytes.
+    async fn collect(&mut self, limit: usize) -> std::result::Result<Option<Bytes>, Failure> {
+        let Some(first) = self.chunk().await? else {
+            return Ok(Some(Bytes::new()));
+        };
+        let mut all: Option<BytesMut> = None;
+        while let Some(piece) = self.chunk().await? {
+            let all = all.get_or_insert_with(|| BytesMut::from(&first[..]));
+            if all.len() + piece.len() > limit {
+                return Ok(None);
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(Some(all.map_or(first, BytesMut::freeze)))
+    }
+
+    /// A success whose body cannot be used.
+    fn broken(&self, message: String) -> Failure {
+        Failure {
+            kind: ErrorKind::Unavailable,
+            again: Again::Later,
+            // A success status says that an update was applied, but its caller needs the answer.
+            outcome: Outcome::Unknown,
+            retry_after: None,
+            message,
+            ids: self.names.show(Some(self.response.headers())),
+        }
+    }
+
+    /// An answer that is no success.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let headers = self.response.headers();
+        let verdict = self.names.service.judge(&Answer {
+            status,
+            headers,
+            body,
+        });
+        Failure {
+            kind: verdict.kind,
+            again: verdict.again,
+            outcome: outcome(Some(status)),
+            retry_after: retry_after(headers),
+            message: verdict.message,
+            ids: self.names.show(Some(headers)),
+        }
+    }
+}
+
+/// What an attempt is called, for the log.
+struct Names<'a> {
+    service: &'a dyn Service,
+    ours: Option<String>,
+}
+
+impl Names<'_> {
+    fn show(&self, headers: Option<&HeaderMap>) -> String {
+        let mut text = String::new();
+        if let Some(id) = &self.ours {
+            let _ = write!(text, "; client request {id}");
+        }
+        if let Some(id) = headers.and_then(|headers| self.service.request_id(headers)) {
+            let _ = write!(text, "; request {id}");
+        }
+        text
+    }
+
+    /// No answer, for a reason that the transport tells.
+    fn lost(&self, error: &reqwest::Error) -> Failure {
+        let connecting = error.is_connect();
+        let message = match (connecting, error.is_timeout()) {
+            _ if error.is_dns() => format!("the host name cannot be resolved: {}", root(error)),
+            (true, true) => format!("no connection within {} s", CONNECT.as_secs()),
+            (true, false) => format!("cannot connect: {}", root(error)),
+            (false, _) => format!("the connection broke: {}", chain(error)),
+        };
+        Failure {
+            kind: if error.is_timeout() {
+                ErrorKind::TimedOut
+            } else {
+                ErrorKind::Unavailable
+            },
+            again: Again::Later,
+            // Before there is a connection nothing has been sent.
+            outcome: if connecting {
+                Outcome::NotApplied
+            } else {
+                outcome(None)
+            },
+            retry_after: None,
+            message,
+            ids: self.show(None),
+        }
+    }
+
+    /// No answer in time.
+    fn silent(&self) -> Failure {
+        Failure {
+            kind: ErrorKind::TimedOut,
+            again: Again::Later,
+            outcome: outcome(None),
+            retry_after: None,
+            message: "no answer in time".to_owned(),
+            ids: self.show(None),
+        }
+    }
+}
+
+/// `bytes=FIRST-LAST`, which is always a valid header value.
+fn range_value(range: &Range<u64>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(format!(
+        "bytes={}-{}",
+        range.start,
+        range.end - 1
+    )))
+    .expect("digits are a header value")
+}
+
+/// An error with its causes, without the URL, whose query may hold a signature.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut next = error.source();
+    while let Some(error) = next {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        let _ = write!(text, "{error}");
+        next = error.source();
+    }
+    if text.is_empty() {
+        text.push_str("transport failure");
+    }
+    text
+}
+
+/// The innermost cause, which says what the layers above it repeat.
+fn root(error: &reqwest::Error) -> String {
+    let mut cause = error.source();
+    while let Some(next) = cause.and_then(std::error::Error::source) {
+        cause = Some(next);
+    }
+    cause.map_or_else(|| "transport failure".to_owned(), ToString::to_string)
+}

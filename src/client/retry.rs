@@ -1,0 +1,227 @@
+//! The one retry policy: when an attempt is repeated, after which pause, and what the caller is told
+//! in the end.
+//!
+//! | effect  | failure                                        | then |
+//! |---------|------------------------------------------------|------|
+//! | any     | permanent                                      | ends |
+//! | read    | temporary                                      | again |
+//! | guarded | temporary                                      | again; the outcome of a later failure is unknown if this one's was |
+//! | update  | temporary, surely not applied (408, 429, 503, never connected) | again |
+//! | update  | temporary, outcome unknown                     | ends, with `Outcome::Unknown` |
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{HeaderMap, RETRY_AFTER};
+use tokio::time::Instant;
+
+use super::request::{Effect, Request};
+use super::status::Again;
+use crate::store::{Error, ErrorKind, Outcome, Retry};
+
+/// The bound of the first pause. A busy storage partition moves within seconds, so that several tries fit.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bound of every later pause: a service that has come back is noticed within this time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// An attempt that did not succeed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// What it is.
+    pub(super) kind: ErrorKind,
+    /// Whether sending again can help.
+    pub(super) again: Again,
+    /// What is known of its effect.
+    pub(super) outcome: Outcome,
+    /// How long the service asks to wait.
+    pub(super) retry_after: Option<Duration>,
+    /// What happened, in words.
+    pub(super) message: String,
+    /// The names of the attempt, ours and the service's, for the log.
+    pub(super) ids: String,
+}
+
+/// The attempts of one operation.
+#[derive(Debug)]
+pub(super) struct Attempts<'a> {
+    request: &'a Request,
+    deadline: Instant,
+    made: u32,
+    step: u32,
+    /// An earlier attempt may have been applied.
+    ambiguous: bool,
+}
+
+impl<'a> Attempts<'a> {
+    /// None made yet; all of them end within `timeout` from now.
+    pub(super) fn new(request: &'a Request, timeout: Duration) -> Attempts<'a> {
+        Attempts {
+            request,
+            deadline: Instant::now() + timeout,
+            made: 0,
+            step: 0,
+            ambiguous: false,
+        }
+    }
+
+    /// When the operation has to end.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The last attempt brought something, so the service is well: pauses start over.
+    pub(super) fn progressed(&mut self) {
+        self.step = 0;
+        self.made = 0;
+    }
+
+    /// Waits for the next attempt, or gives the error that ends the operation.
+    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Error> {
+        self.made += 1;
+        self.ambiguous |=
+            self.request.effect != Effect::Read && failure.outcome == Outcome::Unknown;
+        if !may_repeat(self.request.effect, failure.again, failure.outcome) {
+            let retry = match failure.again {
+                Again::Never => Retry::Permanent,
+                Again::Later => Retry::Temporary,
+            };
+            return Err(self.end(failure, retry));
+        }
+        let pause = pause(self.step, failure.retry_after, random());
+        if self.made >= self.request.attempts || Instant::now() + pause >= self.deadline {
+            return Err(self.end(failure, Retry::Exhausted));
+        }
+        log::debug!(
+            target: "http",
+            "{} {}: {}; again in {} ms{}",
+            self.request.op, self.request.target, failure.message, pause.as_millis(), failure.ids
+        );
+        self.step += 1;
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// The error of the operation, which is logged here and nowhere else.
+    fn end(&self, failure: Failure, retry: Retry) -> Error {
+        let expected =
+            failure.kind == ErrorKind::NotFound || self.request.expected.contains(&failure.kind);
+        let level = if expected {
+            log::Level::Debug
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            target: "http",
+            level,
+            "{} {}: {} ({:?}, attempts: {}){}",
+            self.request.op, self.request.target, failure.message, failure.kind, self.made, failure.ids
+        );
+        let outcome = if self.ambiguous {
+            Outcome::Unknown
+        } else {
+            Outcome::NotApplied
+        };
+        let message = match retry {
+            Retry::Exhausted if self.made > 1 => {
+                format!("{} ({} attempts)", failure.message, self.made)
+            }
+            _ => failure.message,
+        };
+        Error::new(failure.kind, self.request.op, &self.request.target, message)
+            .with_retry(retry)
+            .with_outcome(outcome)
+    }
+}
+
+/// Whether a request may be sent again after this failure.
+fn may_repeat(effect: Effect, again: Again, outcome: Outcome) -> bool {
+    again == Again::Later
+        && match effect {
+            Effect::Read | Effect::Guarded => true,
+            Effect::Update => outcome == Outcome::NotApplied,
+        }
+}
+
+/// The pause before the next attempt: a random part of an exponentially growing bound (full jitter,
+/// so that many clients do not come back together), on top of what the service asked for.
+fn pause(step: u32, retry_after: Option<Duration>, random: u64) -> Duration {
+    let bound = FIRST_PAUSE
+        .saturating_mul(1u32.checked_shl(step).unwrap_or(u32::MAX))
+        .min(LONGEST_PAUSE);
+    // Microseconds of at most eight seconds: the product fits.
+    let part = (bound.as_micros() as u64).saturating_mul(random >> 32) >> 32;
+    retry_after.unwrap_or_default() + Duration::from_micros(part)
+}
+
+/// How long the service asks to wait: seconds or a date.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(
+        date.duration_since(SystemTime::now())
+            .unwrap_or(Duration::ZERO),
+    )
+}
+
+/// Random bits for the pause; without a random source the pause has no jitter, which does no harm.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+
+    use super::{FIRST_PAUSE, LONGEST_PAUSE, may_repeat, pause, retry_after};
+    use crate::client::{Again, Effect};
+    use crate::store::Outcome;
+
+    #[test]
+    fn an_update_is_repeated_only_when_surely_not_applied() {
+        use Again::{Later, Never};
+        use Effect::{Guarded, Read, Update};
+        use Outcome::{NotApplied, Unknown};
+        for (effect, again, outcome, expected) in [
+            (Read, Later, Unknown, true),
+            (Read, Later, NotApplied, true),
+            (Read, Never, Unknown, false),
+            (Guarded, Later, Unknown, true),
+            (Guarded, Never, Unknown, false),
+            (Update, Later, NotApplied, true),
+            (Update, Later, Unknown, false),
+            (Update, Never, NotApplied, false),
+        ] {
+            assert_eq!(may_repeat(effect, again, outcome), expected);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_honour_the_service() {
+        assert_eq!(pause(0, None, 0), Duration::ZERO);
+        assert!(pause(0, None, u64::MAX) <= FIRST_PAUSE);
+        assert!(pause(3, None, u64::MAX) > FIRST_PAUSE * 7);
+        for step in [7, 31, 32, 1000] {
+            assert!(pause(step, None, u64::MAX) <= LONGEST_PAUSE);
+        }
+        let asked = Duration::from_secs(3);
+        assert_eq!(pause(0, Some(asked), 0), asked);
+    }
+
+    #[test]
+    fn reads_seconds_and_dates() {
+        let with = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(with("5"), Some(Duration::from_secs(5)));
+        assert_eq!(with("Fri, 20 Nov 2020 07:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(with("soon"), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,808 @@
+//! One opened blob: what is in memory of it, and reads and writes against that.
+//!
+//! All handles of a file share one [`File`], so that a read sees every earlier write. A byte is looked
+//! for in this order, newest first:
+//!
+//! | where | what it is |
+//! |---|---|
+//! | `dirty` | written here, not yet sent |
+//! | `writing` | being sent; unchangeable. Written again, it is in `dirty` too and waits its turn |
+//! | `arrived` | fetched ahead of a stream and not yet read; cannot be evicted |
+//! | page cache | clean, of this content alone |
+//! | `holes` | the service is known to hold zeros there |
+//! | `fetches` | on its way |
+//!
+//! One lock guards the state. It is never held over I/O, nor while a reply is copied.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::Shared;
+use super::coalesce::Action;
+use super::dirty::{DirtyMap, Piece, is_zero};
+use super::fetch::{Ahead, Fetch};
+use super::page_cache::ContentId;
+use super::readahead::StreamId;
+use super::span::{BLOCK, PAGE, SECTOR, Span, SpanSet};
+use super::write_back::{MAX_PUT, Ticket, Writing};
+use crate::store::{Blob, BlobMut, Error, ErrorKind, Result};
+
+/// Zeros to answer reads of holes from; a read is at most one block, longer ones are put together.
+static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
+/// Zeros inside one write are told from data in units of this many bytes. Below it they are not
+/// worth a request of their own.
+const ZERO_UNIT: u64 = 128 << 10;
+/// Known holes kept, at most, in pieces; beyond it they are forgotten and cost requests again.
+const MAX_HOLES: usize = 64 << 10;
+/// Blocks dropped from the cache one by one; for more than that, the file gets a new content name
+/// instead and the old bytes age out.
+const MAX_DROPPED_BLOCKS: u64 = 64 << 10;
+
+/// `len` zero bytes, at most a block.
+pub(super) fn zeros(len: u64) -> Bytes {
+    Bytes::from_static(&ZEROS[..len.min(BLOCK) as usize])
+}
+
+/// An opened blob.
+pub struct File {
+    pub(super) shared: Arc<Shared>,
+    pub(super) state: Mutex<State>,
+    /// Wakes those who wait for an update in flight to end.
+    pub(super) ended: Notify,
+    /// Held while the length is changed or published: one at a time.
+    pub(super) length: tokio::sync::Mutex<()>,
+}
+
+/// What [`File`] guards with its lock.
+pub(super) struct State {
+    pub(super) blob: Arc<dyn Blob>,
+    pub(super) writer: Option<Arc<dyn BlobMut>>,
+    pub(super) content: ContentId,
+    /// Length as readers here see it; the service may not know it yet.
+    pub(super) len: u64,
+    pub(super) modified: Option<SystemTime>,
+    pub(super) dirty: DirtyMap,
+    pub(super) writing: BTreeMap<u64, Writing>,
+    pub(super) arrived: BTreeMap<u64, (Bytes, StreamId)>,
+    pub(super) fetches: BTreeMap<u64, Fetch>,
+    pub(super) streams: HashMap<StreamId, Ahead>,
+    pub(super) holes: SpanSet,
+    /// The service's blob must be cut to this length before anything beyond is sent.
+    pub(super) cut: Option<u64>,
+    /// Someone is busy with `cut`.
+    pub(super) cutting: bool,
+    /// Windows of [`MAX_PUT`] bytes that became wholly dirty, by their start.
+    pub(super) ready: VecDeque<u64>,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) flusher: bool,
+    pub(super) dirty_since: Option<Instant>,
+    /// The name is gone: nothing is sent any more, and nobody misses it.
+    pub(super) orphan: bool,
+    /// The name is being changed: nothing is sent until that is done.
+    pub(super) frozen: bool,
+    /// Set once an update may or may not have been applied: every later write, fsync and close fails.
+    pub(super) failed: Option<Error>,
+}
+
+/// What is known of a byte.
+pub(super) enum Found<'a> {
+    /// Dirty bytes, which may change once the lock is released.
+    Dirty(&'a [u8]),
+    /// Bytes that do not change.
+    Clean(Bytes),
+    /// So many zeros.
+    Zero(u64),
+    /// Nothing up to this offset.
+    Missing(u64),
+}
+
+/// Why a write cannot be taken at once.
+#[derive(Debug)]
+pub enum Blocked {
+    /// These bytes must be read first: the rest of a sector that is written in part.
+    Edges(Vec<Span>),
+    /// Too much is dirty.
+    Budget,
+}
+
+impl File {
+    /// A file over a blob opened for reading, or, with `writer`, for updates. `content` names what is
+    /// already cached of this version.
+    pub fn new(
+        shared: Arc<Shared>,
+        content: ContentId,
+        blob: Arc<dyn Blob>,
+        writer: Option<Arc<dyn BlobMut>>,
+    ) -> Arc<File> {
+        let len = blob.len();
+        let state = State {
+            blob,
+            writer,
+            content,
+            len,
+            modified: None,
+            dirty: DirtyMap::new(),
+            writing: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            streams: HashMap::new(),
+            holes: SpanSet::new(),
+            cut: None,
+            cutting: false,
+            ready: VecDeque::new(),
+            actions: VecDeque::new(),
+            tickets: Vec::new(),
+            flusher: false,
+            dirty_since: None,
+            orphan: false,
+            frozen: false,
+            failed: None,
+        };
+        Arc::new(File {
+            shared,
+            state: Mutex::new(state),
+            ended: Notify::new(),
+            length: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// A file over a blob that was just created: nothing in it is worth asking for.
+    pub fn created(shared: Arc<Shared>, writer: Arc<dyn BlobMut>) -> Arc<File> {
+        let blob: Arc<dyn Blob> = Arc::clone(&writer) as Arc<dyn Blob>;
+        let file = File::new(shared, ContentId::fresh(), blob, Some(writer));
+        file.state.lock().holes.insert(Span::between(0, u64::MAX));
+        file
+    }
+
+    /// Lets a file that was opened for reading be written from now on.
+    pub fn make_writable(&self, writer: Arc<dyn BlobMut>) {
+        let mut state = self.state.lock();
+        state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
+        state.writer = Some(writer);
+    }
+
+    /// Makes it read-only again, over `blob`, a newer view of the same content. Only when settled.
+    pub fn make_read_only(&self, blob: Arc<dyn Blob>) {
+        let mut state = self.state.lock();
+        state.blob = blob;
+        state.writer = None;
+    }
+
+    /// The blob's name is being removed: lets what is in flight end and sends nothing more. What was
+    /// read or written stays readable here.
+    pub async fn orphan(&self) {
+        {
+            let mut state = self.state.lock();
+            state.orphan = true;
+            let all = Span::between(0, u64::MAX);
+            self.drop_from_tickets(&mut state, all);
+        }
+        self.wait_until_idle().await;
+    }
+
+    /// Holds back all updates, once those in flight have ended, until [`thaw`](File::thaw).
+    pub async fn freeze(&self) {
+        self.state.lock().frozen = true;
+        self.wait_until_idle().await;
+    }
+
+    /// Lets updates go on, under the blob's new name if there is one.
+    pub fn thaw(self: &Arc<Self>, renamed: Option<Arc<dyn BlobMut>>) {
+        let mut state = self.state.lock();
+        state.frozen = false;
+        if let Some(writer) = renamed {
+            state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
+            state.writer = Some(writer);
+        }
+        self.wake_flusher(&mut state);
+    }
+
+    async fn wait_until_idle(&self) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.state.lock().writing.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Whether it can be written.
+    pub fn is_writable(&self) -> bool {
+        self.state.lock().writer.is_some()
+    }
+
+    /// The blob, in the version that reads see.
+    pub fn blob(&self) -> Arc<dyn Blob> {
+        Arc::clone(&self.state.lock().blob)
+    }
+
+    /// The blob to update.
+    pub(super) fn writer(&self) -> Result<Arc<dyn BlobMut>> {
+        self.state.lock().writer.clone().ok_or_else(read_only)
+    }
+
+    /// The blob to update, if it is open for that.
+    pub fn writer_handle(&self) -> Option<Arc<dyn BlobMut>> {
+        self.state.lock().writer.clone()
+    }
+
+    /// What names this file's bytes in the page cache.
+    pub fn content(&self) -> ContentId {
+        self.state.lock().content
+    }
+
+    /// Length in bytes, writes not yet sent included.
+    pub fn len(&self) -> u64 {
+        self.state.lock().len
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When it was last written here; `None` if it was not.
+    pub fn modified(&self) -> Option<SystemTime> {
+        self.state.lock().modified
+    }
+
+    /// Bytes that the service has not confirmed, bookkeeping included.
+    pub fn unconfirmed(&self) -> u64 {
+        let state = self.state.lock();
+        state.dirty.charged()
+            + state
+                .writing
+                .values()
+                .map(|writing| writing.charge)
+                .sum::<u64>()
+    }
+
+    /// Whether the service has everything, its length included.
+    pub fn is_settled(&self) -> bool {
+        let state = self.state.lock();
+        let published = state
+            .writer
+            .as_ref()
+            .is_none_or(|writer| writer.len() == state.len);
+        state.dirty.is_empty() && state.writing.is_empty() && published && state.cut.is_none()
+    }
+
+    /// Why the file has failed for good, if it has.
+    pub fn failure(&self) -> Option<Error> {
+        self.state.lock().failed.clone()
+    }
+
+    /// Reads from memory if all of it is there. Never waits. `Err` lists what is missing.
+    pub(super) fn read_now(&self, span: Span) -> std::result::Result<Bytes, Vec<Span>> {
+        let mut state = self.state.lock();
+        let span = span.intersect(Span::between(0, state.len));
+        if span.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let cache = &self.shared.cache;
+        let first = match state.find(cache, span.start, span.end) {
+            Found::Clean(bytes) if bytes.len() as u64 == span.len() => Some(bytes),
+            Found::Zero(len) if len == span.len() && len <= BLOCK => Some(zeros(len)),
+            _ => None,
+        };
+        let bytes = match first {
+            Some(bytes) => bytes,
+            None => {
+                let missing = state.missing(cache, span);
+                if !missing.is_empty() {
+                    return Err(missing);
+                }
+                state.assemble(cache, span).into()
+            }
+        };
+        self.consume(&mut state, span);
+        Ok(bytes)
+    }
+
+    /// Takes a write if memory allows it at once. Never waits, and either takes all or nothing.
+    ///
+    /// Errors: the file's own failure, `ReadOnly`, `TooLarge`.
+    pub fn write_now(
+        self: &Arc<Self>,
+        at: u64,
+        data: &[u8],
+    ) -> Result<std::result::Result<(), Blocked>> {
+        let mut state = self.state.lock();
+        state.check_writable()?;
+        let written = Span::at(at, data.len() as u64);
+        if written.end > self.shared.max_len {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "write",
+                format!("at {at}"),
+                format!("a blob is at most {} bytes", self.shared.max_len),
+            ));
+        }
+        if written.is_empty() {
+            return Ok(Ok(()));
+        }
+        if !self.shared.budget.admits(written.len()) {
+            return Ok(Err(Blocked::Budget));
+        }
+        let cache = &self.shared.cache;
+        let missing: Vec<Span> = partial_sectors(written, state.len)
+            .into_iter()
+            .flat_map(|sector| state.missing(cache, sector.intersect(Span::between(0, state.len))))
+            .collect();
+        if !missing.is_empty() {
+            return Ok(Err(Blocked::Edges(missing)));
+        }
+        let before = state.dirty.charged();
+        self.put_dirty(&mut state, written, data);
+        self.shared.budget.adjust(before, state.dirty.charged());
+        state.modified = Some(SystemTime::now());
+        self.note_dirty(&mut state, written);
+        Ok(Ok(()))
+    }
+
+    /// Makes the bytes of `written` dirty; partly written sectors are completed from what is there.
+    fn put_dirty(&self, state: &mut State, written: Span, data: &[u8]) {
+        let pool = &self.shared.pool;
+        self.prepare_overwrite(state, written.align_out(SECTOR));
+        for sector in partial_sectors(written, state.len) {
+            let mut bytes = state.sector(&self.shared.cache, sector.start);
+            let part = written.intersect(sector);
+            if !part.is_empty() {
+                bytes[part.within(sector.start)].copy_from_slice(&data[part.within(written.start)]);
+            }
+            self.prepare_overwrite(state, sector);
+            state.dirty.write(pool, sector.start, &bytes);
+        }
+        let whole = written.align_in(SECTOR);
+        if !whole.is_empty() {
+            let mut data_from = whole.start;
+            for unit in whole.split(ZERO_UNIT) {
+                if is_zero(&data[unit.within(written.start)]) {
+                    let before = Span::between(data_from, unit.start);
+                    state
+                        .dirty
+                        .write(pool, before.start, &data[before.within(written.start)]);
+                    state.dirty.zero(unit);
+                    data_from = unit.end;
+                }
+            }
+            let rest = Span::between(data_from, whole.end);
+            state
+                .dirty
+                .write(pool, rest.start, &data[rest.within(written.start)]);
+        }
+        state.extend(written.end);
+    }
+
+    /// Sees to it that older bytes of `span`, on their way or arrived, do not come up again.
+    fn prepare_overwrite(&self, state: &mut State, span: Span) {
+        for fetch in state
+            .fetches
+            .values_mut()
+            .filter(|fetch| fetch.span.overlaps(span))
+        {
+            fetch.overwritten.insert(span);
+        }
+        self.settle_arrived(state, |at, len, _| Span::at(at, len).overlaps(span));
+    }
+
+    /// Moves arrived bytes that `which` picks into the page cache.
+    pub(super) fn settle_arrived(
+        &self,
+        state: &mut State,
+        which: impl Fn(u64, u64, StreamId) -> bool,
+    ) {
+        if state.arrived.is_empty() {
+            return;
+        }
+        let picked: Vec<u64> = state
+            .arrived
+            .iter()
+            .filter(|(at, (bytes, stream))| which(**at, bytes.len() as u64, *stream))
+            .map(|(&at, _)| at)
+            .collect();
+        for at in picked {
+            if let Some((bytes, _)) = state.arrived.remove(&at) {
+                self.shared.ahead.release(bytes.len() as u64);
+                self.shared.cache.insert(state.content, at, bytes);
+            }
+        }
+    }
+
+    /// Bytes that were read to their end need not be held for the reader any more.
+    fn consume(&self, state: &mut State, read: Span) {
+        if state.arrived.is_empty() {
+            return;
+        }
+        let spans = state.arrived.range(..read.end).rev();
+        let done: Vec<u64> = spans
+            .map(|(&at, (bytes, _))| Span::at(at, bytes.len() as u64))
+            .take_while(|span| span.end > read.start)
+            .filter(|span| span.end <= read.end)
+            .map(|span| span.start)
+            .collect();
+        for at in done {
+            if let Some((bytes, _)) = state.arrived.remove(&at) {
+                self.shared.ahead.release(bytes.len() as u64);
+                self.shared.cache.insert(state.content, at, bytes);
+            }
+        }
+    }
+
+    /// Writes, waiting for the bytes around the edges and for room as needed.
+    ///
+    /// Errors: as [`write_now`](File::write_now); `TimedOut` if no room came free within the deadline.
+    pub async fn write(self: &Arc<Self>, at: u64, data: &[u8]) -> Result<()> {
+        loop {
+            match self.write_now(at, data)? {
+                Ok(()) => return Ok(()),
+                Err(Blocked::Edges(spans)) => self.load(&spans).await?,
+                Err(Blocked::Budget) => self.shared.wait_for_room(data.len() as u64).await?,
+            }
+        }
+    }
+
+    /// Reads `span`, cut at the end of the file.
+    pub async fn read(self: &Arc<Self>, span: Span) -> Result<Bytes> {
+        loop {
+            match self.read_now(span) {
+                Ok(bytes) => return Ok(bytes),
+                Err(missing) => self.load(&missing).await?,
+            }
+        }
+    }
+
+    /// Makes the bytes of `span` zero, without sending or keeping any; the file grows to hold them if
+    /// `grow`, and they are cut at its end otherwise.
+    pub async fn zero(self: &Arc<Self>, span: Span, grow: bool) -> Result<()> {
+        let span = if grow {
+            span
+        } else {
+            span.intersect(Span::between(0, self.len()))
+        };
+        let whole = span.align_in(SECTOR);
+        if whole.is_empty() {
+            return self.write(span.start, &vec![0; span.len() as usize]).await;
+        }
+        for edge in [
+            Span::between(span.start, whole.start),
+            Span::between(whole.end, span.end),
+        ] {
+            self.write(edge.start, &[0; SECTOR as usize][..edge.len() as usize])
+                .await?;
+        }
+        if grow && self.len() < span.end {
+            self.set_len(span.end).await?;
+        }
+        let mut state = self.state.lock();
+        state.check_writable()?;
+        let before = state.dirty.charged();
+        self.prepare_overwrite(&mut state, whole);
+        state.dirty.zero(whole);
+        self.shared.budget.adjust(before, state.dirty.charged());
+        state.modified = Some(SystemTime::now());
+        self.note_dirty(&mut state, whole);
+        Ok(())
+    }
+
+    /// Changes the length. The service knows it when this returns.
+    pub async fn set_len(self: &Arc<Self>, len: u64) -> Result<()> {
+        if len > self.shared.max_len {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "truncate",
+                format!("to {len}"),
+                format!("a blob is at most {} bytes", self.shared.max_len),
+            ));
+        }
+        let _one_at_a_time = self.length.lock().await;
+        let writer = self.writer()?;
+        loop {
+            let missing = {
+                let mut state = self.state.lock();
+                state.check_writable()?;
+                let old = state.len;
+                if len <= old {
+                    self.shorten(&mut state, len);
+                    Vec::new()
+                } else {
+                    let tail = Span::between(old - old % SECTOR, old);
+                    let missing = state.missing(&self.shared.cache, tail);
+                    if missing.is_empty() {
+                        let before = state.dirty.charged();
+                        self.put_dirty(&mut state, Span::at(len, 0), &[]);
+                        self.shared.budget.adjust(before, state.dirty.charged());
+                        if state.dirty.charged() != before {
+                            self.note_dirty(&mut state, tail);
+                        }
+                    }
+                    missing
+                }
+            };
+            if missing.is_empty() {
+                break;
+            }
+            self.load(&missing).await?;
+        }
+        self.state.lock().modified = Some(SystemTime::now());
+        let cut = self.state.lock().cut;
+        match cut {
+            Some(_) => self.apply_cut(&writer).await,
+            None if writer.len() != len => writer.set_len(len, true).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets everything from `len` on and notes that the service must be cut there.
+    fn shorten(&self, state: &mut State, len: u64) {
+        let old = state.len;
+        let gone = Span::between(len, u64::MAX);
+        if len == old {
+            return;
+        }
+        for writing in state.writing.values_mut() {
+            writing.superseded.insert(gone);
+        }
+        for fetch in state.fetches.values_mut() {
+            fetch.overwritten.insert(gone);
+        }
+        let before = state.dirty.charged();
+        state.dirty.truncate(len);
+        self.shared.budget.adjust(before, state.dirty.charged());
+        self.settle_arrived(state, |at, bytes, _| at + bytes > len);
+        self.drop_cached(state, Span::between(len, old));
+        let sectors = Span::between(len.next_multiple_of(SECTOR), old.next_multiple_of(SECTOR));
+        state.holes.insert(sectors);
+        state.len = len;
+        state.cut = Some(state.cut.map_or(len, |cut| cut.min(len)));
+        self.drop_from_tickets(state, Span::between(sectors.start, u64::MAX));
+    }
+
+    /// Drops clean bytes of `span`; all of them, if looking for those would take long.
+    pub(super) fn drop_cached(&self, state: &mut State, span: Span) {
+        if span.len() / BLOCK > MAX_DROPPED_BLOCKS {
+            state.content = ContentId::fresh();
+        } else {
+            self.shared.cache.remove(state.content, span);
+        }
+    }
+
+    /// Cuts the service's blob as `cut` says, once nothing beyond is in flight.
+    pub(super) async fn apply_cut(&self, writer: &Arc<dyn BlobMut>) -> Result<()> {
+        loop {
+            let ended = self.ended.notified();
+            let cut = {
+                let mut state = self.state.lock();
+                let Some(cut) = state.cut else { return Ok(()) };
+                let beyond = |writing: &Writing| writing.span.end > cut;
+                if state.cutting || state.writing.values().any(beyond) {
+                    None
+                } else {
+                    state.cutting = true;
+                    Some(cut)
+                }
+            };
+            let Some(cut) = cut else {
+                ended.await;
+                continue;
+            };
+            let result = writer.set_len(cut, false).await;
+            {
+                let mut state = self.state.lock();
+                state.cutting = false;
+                if result.is_ok() && state.cut == Some(cut) {
+                    state.cut = None;
+                }
+            }
+            self.ended.notify_waiters();
+            result?;
+        }
+    }
+
+    /// Locks the state, for tests and for the other parts of the data path.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+impl State {
+    /// The newest known about the byte at `at`, as far as it reaches towards `end`.
+    pub(super) fn find(
+        &self,
+        cache: &super::page_cache::PageCache,
+        at: u64,
+        end: u64,
+    ) -> Found<'_> {
+        let mut end = end;
+        if !self.dirty.is_empty() {
+            match self.dirty.piece(at) {
+                Some(Piece::Zero(len)) => return Found::Zero(len.min(end - at)),
+                Some(Piece::Data(bytes)) => {
+                    return Found::Dirty(&bytes[..bytes.len().min((end - at) as usize)]);
+                }
+                None => end = end.min(self.dirty.next_start(at).unwrap_or(u64::MAX)),
+            }
+        }
+        if !self.writing.is_empty() {
+            if let Some((_, writing)) = self.writing.range(..=at).next_back()
+                && at < writing.span.end
+            {
+                return writing.find(at, end);
+            }
+            let next = self.writing.range(at + 1..).next().map(|(&start, _)| start);
+            end = end.min(next.unwrap_or(u64::MAX));
+        }
+        if self.cut.is_some_and(|cut| at >= cut) {
+            return Found::Zero(end - at);
+        }
+        if !self.arrived.is_empty() {
+            if let Some((&start, (bytes, _))) = self.arrived.range(..=at).next_back() {
+                let span = Span::at(start, bytes.len() as u64);
+                if at < span.end {
+                    let part = Span::between(at, end).intersect(span);
+                    return Found::Clean(bytes.slice(part.within(start)));
+                }
+            }
+            let next = self.arrived.range(at + 1..).next().map(|(&start, _)| start);
+            end = end.min(next.unwrap_or(u64::MAX));
+        }
+        if let Some(bytes) = cache.get(self.content, at, end) {
+            return Found::Clean(bytes);
+        }
+        let mut border = at - at % BLOCK + BLOCK;
+        if let Some(hole) = self.holes.find(at) {
+            // Cached bytes inside a hole are zeros too, so the hole may run over them.
+            return Found::Zero(hole.end.min(end) - at);
+        }
+        if let Some(hole) = self.holes.next_start(at) {
+            border = border.min(hole);
+        }
+        if let Some(writer) = &self.writer {
+            // Beyond its capacity the service has nothing that could be asked for.
+            let capacity = writer.capacity();
+            if at >= capacity {
+                return Found::Zero(end - at);
+            }
+            border = border.min(capacity);
+        }
+        Found::Missing(
+            border
+                .min(cache.next_present(self.content, at))
+                .min(end)
+                .max(at + 1),
+        )
+    }
+
+    /// The parts of `span` that are not in memory, in order, neighbours put together.
+    pub(super) fn missing(&self, cache: &super::page_cache::PageCache, span: Span) -> Vec<Span> {
+        let mut missing: Vec<Span> = Vec::new();
+        let mut at = span.start;
+        while at < span.end {
+            at = match self.find(cache, at, span.end) {
+                Found::Dirty(bytes) => at + bytes.len() as u64,
+                Found::Clean(bytes) => at + bytes.len() as u64,
+                Found::Zero(len) => at + len,
+                Found::Missing(end) => {
+                    match missing.last_mut() {
+                        Some(last) if last.end == at => last.end = end,
+                        _ => missing.push(Span::between(at, end)),
+                    }
+                    end
+                }
+            };
+        }
+        missing
+    }
+
+    /// The bytes of `span`, all of which are in memory.
+    fn assemble(&self, cache: &super::page_cache::PageCache, span: Span) -> Vec<u8> {
+        let mut whole = Vec::with_capacity(span.len() as usize);
+        while (whole.len() as u64) < span.len() {
+            match self.find(cache, span.start + whole.len() as u64, span.end) {
+                Found::Dirty(bytes) => whole.extend_from_slice(bytes),
+                Found::Clean(bytes) => whole.extend_from_slice(&bytes),
+                Found::Zero(len) => whole.resize(whole.len() + len as usize, 0),
+                Found::Missing(_) => unreachable!("the caller has made sure of it"),
+            }
+        }
+        whole
+    }
+
+    /// The sector at `start`, zeros beyond the end of the file: whatever the service holds there was
+    /// cut off or never ours.
+    fn sector(&self, cache: &super::page_cache::PageCache, start: u64) -> [u8; SECTOR as usize] {
+        let mut bytes = [0; SECTOR as usize];
+        let kept = Span::at(start, SECTOR).intersect(Span::between(0, self.len));
+        if !kept.is_empty() {
+            bytes[kept.within(start)].copy_from_slice(&self.assemble(cache, kept));
+        }
+        bytes
+    }
+
+    /// Makes the file at least `len` bytes long. The service holds zeros beyond the old end.
+    fn extend(&mut self, len: u64) {
+        if len > self.len {
+            let sectors = Span::between(
+                self.len.next_multiple_of(SECTOR),
+                len.next_multiple_of(SECTOR),
+            );
+            self.holes.insert(sectors);
+            self.len = len;
+            if self.holes.pieces() > MAX_HOLES {
+                self.holes.clear();
+            }
+        }
+    }
+
+    /// Errors unless the file may be written.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        if self.writer.is_none() {
+            return Err(read_only());
+        }
+        Ok(())
+    }
+
+    /// The window of [`MAX_PUT`] bytes that a write ended, if it is wholly dirty now.
+    pub(super) fn full_window(&self, written: Span) -> Option<u64> {
+        let window = Span::at((written.end - 1) / MAX_PUT * MAX_PUT, MAX_PUT);
+        (written.end == window.end && self.dirty.covers(window)).then_some(window.start)
+    }
+}
+
+/// The sectors that a write of `written` to a file of `len` bytes changes in part only, beginning with
+/// the old last sector if the file grows beyond it. Empty writes stand for growth alone.
+fn partial_sectors(written: Span, len: u64) -> Vec<Span> {
+    let mut sectors = Vec::new();
+    let mut add = |at: u64| {
+        let sector = Span::at(at - at % SECTOR, SECTOR);
+        if sectors.last() != Some(&sector) {
+            sectors.push(sector);
+        }
+    };
+    if written.start > len && !len.is_multiple_of(SECTOR) {
+        add(len);
+    }
+    if written.is_empty() {
+        return sectors;
+    }
+    if !written.start.is_multiple_of(SECTOR) {
+        add(written.start);
+    }
+    if !written.end.is_multiple_of(SECTOR) {
+        add(written.end);
+    }
+    sectors
+}
+
+/// The page-aligned spans to fetch for `missing` in a file of `len` bytes.
+pub(super) fn pages(missing: Span, len: u64) -> Span {
+    missing.align_out(PAGE).intersect(Span::between(0, len))
+}
+
+fn read_only() -> Error {
+    Error::new(ErrorKind::ReadOnly, "write", "", "not opened for writing")
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("File")
+            .field("blob", &state.blob)
+            .field("len", &state.len)
+            .field("dirty", &state.dirty.charged())
+            .finish_non_exhaustive()
+    }
+}

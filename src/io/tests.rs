@@ -1,0 +1,258 @@
+//! The data path against the memory store, compared with a plain array of bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::file::File;
+use super::page_cache::ContentId;
+use super::span::{BLOCK, Span};
+use super::{Config, Shared};
+use crate::store::memory::MemoryStore;
+use crate::store::{Access, BlobMut, Opened, RemotePath, Replace, Store, read_all};
+
+const MIB: u64 = 1 << 20;
+
+fn config() -> Config {
+    Config {
+        cache_size: 64 * MIB,
+        dirty_limit: 16 * MIB,
+        connections: 4,
+        timeout: Duration::from_secs(20),
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+fn path() -> RemotePath {
+    RemotePath::new("file").unwrap()
+}
+
+async fn open(store: &MemoryStore, access: Access) -> (Arc<Shared>, Arc<File>) {
+    let shared = Shared::new(&config(), store.capabilities());
+    let file = match store.open(&path(), access).await.unwrap() {
+        Opened::Read(blob) => File::new(Arc::clone(&shared), ContentId::fresh(), blob, None),
+        Opened::Update(writer) => {
+            let blob = Arc::clone(&writer) as Arc<dyn crate::store::Blob>;
+            File::new(Arc::clone(&shared), ContentId::fresh(), blob, Some(writer))
+        }
+    };
+    (shared, file)
+}
+
+async fn create(store: &MemoryStore) -> (Arc<Shared>, Arc<File>, Arc<dyn BlobMut>) {
+    let shared = Shared::new(&config(), store.capabilities());
+    let writer = store.create(&path(), Replace::Allowed).await.unwrap();
+    let file = File::created(Arc::clone(&shared), Arc::clone(&writer));
+    (shared, file, writer)
+}
+
+/// What somebody else would read.
+async fn remote(store: &MemoryStore) -> Vec<u8> {
+    let Opened::Read(blob) = store.open(&path(), Access::Read).await.unwrap() else {
+        panic!()
+    };
+    read_all(&*blob, 0..blob.len()).await.unwrap().to_vec()
+}
+
+fn pattern(len: u64, seed: u64) -> Vec<u8> {
+    (0..len)
+        .map(|at| ((at ^ (at >> 9)).wrapping_mul(31).wrapping_add(seed) % 251) as u8)
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(u64, u64, u8),
+    Read(u64, u64),
+    Truncate(u64),
+    Flush(bool),
+    FlushBehind,
+    Reopen,
+}
+
+/// Mostly around sector borders near the beginning, sometimes around block borders.
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0u64..3000, 1 => (BLOCK - 700)..(BLOCK + 700), 1 => 0..(5 * MIB)]
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 1u64..2000, 1 => (0u64..5).prop_map(|n| 512 * n + 512), 1 => 1..(2 * MIB)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (offset(), length(), prop_oneof![Just(0u8), any::<u8>()])
+            .prop_map(|(at, len, seed)| Op::Write(at, len, seed)),
+        5 => (offset(), length()).prop_map(|(at, len)| Op::Read(at, len)),
+        2 => offset().prop_map(Op::Truncate),
+        1 => any::<bool>().prop_map(Op::Flush),
+        2 => Just(Op::FlushBehind),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+async fn check(ops: Vec<Op>, initial: u64) {
+    let store = MemoryStore::new();
+    let mut model = pattern(initial, 7);
+    store.put("file", &model);
+    store.set_latency(Duration::from_micros(300));
+    let (mut shared, mut file) = open(&store, Access::Update).await;
+    let mut behind = Vec::new();
+    for op in ops {
+        match op {
+            Op::Write(at, len, seed) => {
+                let data = if seed == 0 {
+                    vec![0; len as usize]
+                } else {
+                    pattern(len, seed.into())
+                };
+                file.write(at, &data).await.unwrap();
+                let end = (at + len) as usize;
+                if model.len() < end {
+                    model.resize(end, 0);
+                }
+                model[at as usize..end].copy_from_slice(&data);
+            }
+            Op::Read(at, len) => {
+                let got = file.read(Span::at(at, len)).await.unwrap();
+                let from = (at as usize).min(model.len());
+                let want = &model[from..((at + len) as usize).min(model.len()).max(from)];
+                assert!(got == want, "read of {len} at {at} of {}", model.len());
+            }
+            Op::Truncate(len) => {
+                file.set_len(len).await.unwrap();
+                model.resize(len as usize, 0);
+            }
+            Op::Flush(last) => {
+                file.flush(last).await.unwrap();
+                // What is flushed behind may still have been refused nothing: all of it is there.
+                assert!(
+                    remote(&store).await == model,
+                    "after a flush the service has it all"
+                );
+            }
+            Op::FlushBehind => {
+                let file = Arc::clone(&file);
+                behind.push(tokio::spawn(
+                    async move { file.flush(false).await.unwrap() },
+                ));
+            }
+            Op::Reopen => {
+                for task in behind.drain(..) {
+                    task.await.unwrap();
+                }
+                file.flush(true).await.unwrap();
+                assert_eq!(shared.unconfirmed(), 0, "nothing is charged for nothing");
+                (shared, file) = open(&store, Access::Update).await;
+            }
+        }
+        assert_eq!(file.len(), model.len() as u64);
+    }
+    for task in behind {
+        task.await.unwrap();
+    }
+    file.flush(true).await.unwrap();
+    assert!(remote(&store).await == model);
+    assert_eq!(shared.unconfirmed(), 0);
+    assert!(shared.unsettled().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn behaves_like_an_array(ops in prop::collection::vec(op(), 1..40), initial in offset()) {
+        run(check(ops, initial));
+    }
+}
+
+#[test]
+fn streaming_writes_become_full_puts() {
+    run(async {
+        let store = MemoryStore::new();
+        let (_, file, writer) = create(&store).await;
+        let data = pattern(64 * MIB, 1);
+        for (index, chunk) in data.chunks(4096).enumerate() {
+            file.write(index as u64 * 4096, chunk).await.unwrap();
+        }
+        file.flush(true).await.unwrap();
+        assert_eq!(store.requests(), 16);
+        assert_eq!(writer.capacity(), 64 * MIB);
+        assert!(remote(&store).await == data);
+    });
+}
+
+#[test]
+fn zeros_over_nothing_are_never_sent() {
+    run(async {
+        let store = MemoryStore::new();
+        let (_, file, _) = create(&store).await;
+        for block in 0..20 {
+            file.write(block * MIB, &vec![0; MIB as usize])
+                .await
+                .unwrap();
+        }
+        file.flush(true).await.unwrap();
+        assert_eq!(store.requests(), 0);
+        assert_eq!(remote(&store).await, vec![0; 20 * MIB as usize]);
+    });
+}
+
+#[test]
+fn a_sequential_reader_fetches_every_byte_once() {
+    run(async {
+        let store = MemoryStore::new();
+        let data = pattern(40 * MIB, 3);
+        store.put("file", &data);
+        store.set_latency(Duration::from_millis(2));
+        let (_, file) = open(&store, Access::Read).await;
+        let reader = file.reader();
+        for (index, chunk) in data.chunks(128 << 10).enumerate() {
+            let span = Span::at(index as u64 * (128 << 10), chunk.len() as u64);
+            let got = match file.read_at(&reader, span) {
+                Some(got) => got,
+                None => file.read_missing(&reader, span).await.unwrap(),
+            };
+            assert!(got == chunk);
+        }
+        // Three reads as asked, then GETs of 1 MiB and more.
+        assert!(store.requests() <= 44, "{} requests", store.requests());
+    });
+}
+
+#[test]
+fn many_readers_of_one_byte_fetch_it_once() {
+    run(async {
+        let store = MemoryStore::new();
+        store.put("file", &pattern(MIB, 3));
+        store.set_latency(Duration::from_millis(20));
+        let (_, file) = open(&store, Access::Read).await;
+        let readers = (0..50).map(|_| {
+            let file = Arc::clone(&file);
+            tokio::spawn(async move { file.read(Span::at(5000, 100)).await.unwrap() })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            assert_eq!(reader.await.unwrap(), pattern(MIB, 3)[5000..5100]);
+        }
+        assert_eq!(store.requests(), 1);
+    });
+}
+
+#[test]
+fn a_small_read_fetches_its_pages_alone() {
+    run(async {
+        let store = MemoryStore::new();
+        store.put("file", &pattern(8 * MIB, 3));
+        let (shared, file) = open(&store, Access::Read).await;
+        file.read(Span::at(MIB + 5000, 100)).await.unwrap();
+        assert!(shared.cache.weight() < 5000, "{}", shared.cache.weight());
+    });
+}

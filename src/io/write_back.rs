@@ -1,0 +1,618 @@
+//! Sending what is dirty: one flusher task for each file that has something to send.
+//!
+//! A sector goes through these states; `Rewritten` is a sector that is in `writing` and in `dirty`.
+//!
+//! | state | write | picked to be sent | confirmed | refused |
+//! |---|---|---|---|---|
+//! | Clean | Dirty | | | |
+//! | Dirty | Dirty | Writing | | |
+//! | Writing | Rewritten | | Clean | Dirty |
+//! | Rewritten | Rewritten | never | Dirty | Dirty |
+//!
+//! **Two requests that overlap are never in flight together**: the service applies them in any order.
+//! The bytes of a request are frozen when it is picked; a write to them meanwhile makes new ones.
+//!
+//! Sent are: windows of [`MAX_PUT`] bytes once they are full, at once; everything, on fsync, close, when
+//! it has been dirty for [`MAX_AGE`], and when memory is tight and nothing else is being sent.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Shared;
+use super::coalesce::{self, Action};
+use super::dirty::Taken;
+use super::file::{File, Found, State, zeros};
+use super::span::{BLOCK, SECTOR, Span, SpanSet};
+use crate::store::{BlobMut, Error, ErrorKind, Outcome, Result, Retry};
+
+/// Bytes of one Put Page, at most, and the alignment of full ones. The limit of the service.
+pub(super) const MAX_PUT: u64 = 4 << 20;
+/// What is dirty is sent after this long, though nobody asked.
+const MAX_AGE: Duration = Duration::from_secs(5);
+/// How often ages are looked at, while anything is dirty.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A file that grows gets room for this many bytes ahead of the writer, and then for eight times as much:
+/// room costs nothing in a page blob, and each step a pause of all updates.
+const FIRST_RESERVE: u64 = 64 << 20;
+const RESERVE_FACTOR: u64 = 8;
+
+/// An update in flight.
+pub(super) struct Writing {
+    pub(super) span: Span,
+    pub(super) pieces: Vec<Taken>,
+    /// What was cut off meanwhile: not to be served, kept or sent again.
+    pub(super) superseded: SpanSet,
+    /// What it is charged with, in bytes.
+    pub(super) charge: u64,
+}
+
+impl Writing {
+    /// The bytes at `at`, as far as they reach towards `end`.
+    pub(super) fn find(&self, at: u64, end: u64) -> Found<'_> {
+        if let Some(cut) = self.superseded.find(at) {
+            return Found::Zero(cut.end.min(end) - at);
+        }
+        let end = end.min(self.superseded.next_start(at).unwrap_or(u64::MAX));
+        let index = self.pieces.partition_point(|piece| piece.span.end <= at);
+        let piece = &self.pieces[index];
+        let part = Span::between(at, end.min(piece.span.end));
+        match &piece.bytes {
+            Some(bytes) => Found::Clean(bytes.slice(part.within(piece.span.start))),
+            None => Found::Zero(part.len()),
+        }
+    }
+}
+
+/// Somebody's wish that all that was dirty at one moment be sent.
+pub(super) struct Ticket {
+    /// What of it is not confirmed yet.
+    pending: SpanSet,
+    done: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// What the flusher does next.
+enum Step {
+    /// There is nothing to send.
+    Stop,
+    /// Everything that could be sent overlaps what is in flight.
+    Wait,
+    /// The blob must be cut first.
+    Cut,
+    /// Make room: publish this length, or reserve this capacity.
+    Publish(u64),
+    Reserve(u64),
+    Put(Span, Vec<Bytes>),
+    Clear(Span),
+    /// It took something that need not be sent.
+    Again,
+}
+
+impl File {
+    /// Sends everything that is dirty now and returns when the service has confirmed it and knows the
+    /// length. `last`: no handle can write after this, so room reserved for growth is given back.
+    ///
+    /// Errors: the first one met. What was not sent stays dirty, unless the file has failed for good.
+    pub async fn flush(self: &Arc<Self>, last: bool) -> Result<()> {
+        let told = {
+            let mut state = self.lock();
+            let Some(_) = &state.writer else {
+                return Ok(());
+            };
+            state.check_writable()?;
+            self.add_ticket(&mut state)
+        };
+        if let Some(told) = told {
+            told.await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Other,
+                    "flush",
+                    "",
+                    "the flusher ended without an answer",
+                ))
+            })?;
+        }
+        self.publish_len(last).await
+    }
+
+    /// Makes the service know the length.
+    async fn publish_len(self: &Arc<Self>, last: bool) -> Result<()> {
+        let _one_at_a_time = self.length.lock().await;
+        let writer = self.writer()?;
+        loop {
+            let (len, cut) = {
+                let state = self.lock();
+                state.check_writable()?;
+                (state.len, state.cut)
+            };
+            if cut.is_some() {
+                self.apply_cut(&writer).await?;
+                continue;
+            }
+            let trimmed = !last || writer.capacity() == len.next_multiple_of(SECTOR);
+            if writer.len() == len && trimmed {
+                break;
+            }
+            writer.set_len(len, !last).await?;
+        }
+        self.shared.note_settled(self);
+        Ok(())
+    }
+
+    /// Asks for all that is dirty or in flight. `None` if nothing is.
+    fn add_ticket(self: &Arc<Self>, state: &mut State) -> Option<oneshot::Receiver<Result<()>>> {
+        let pending = unconfirmed(state);
+        if pending.pieces() == 0 {
+            return None;
+        }
+        let (done, told) = oneshot::channel();
+        state.tickets.push(Ticket {
+            pending,
+            done: Some(done),
+        });
+        self.wake_flusher(state);
+        Some(told)
+    }
+
+    /// Takes note that `written` became dirty, and sends what should not wait.
+    pub(super) fn note_dirty(self: &Arc<Self>, state: &mut State, written: Span) {
+        if state.dirty_since.is_none() {
+            state.dirty_since = Some(Instant::now());
+            self.shared.note_unsettled(self);
+        }
+        if let Some(window) = state.full_window(written) {
+            state.ready.push_back(window);
+            self.wake_flusher(state);
+        } else if self.shared.budget.is_tight() {
+            self.send_unless_busy(state);
+        }
+    }
+
+    /// Memory is needed: sends everything, unless something is being sent already.
+    pub(super) fn relieve(self: &Arc<Self>) {
+        self.send_unless_busy(&mut self.lock());
+    }
+
+    fn send_unless_busy(self: &Arc<Self>, state: &mut State) {
+        if state.writing.is_empty() && state.ready.is_empty() && state.tickets.is_empty() {
+            self.send_everything(state);
+        }
+    }
+
+    fn send_everything(self: &Arc<Self>, state: &mut State) {
+        let pending = unconfirmed(state);
+        if pending.pieces() > 0 && state.may_send() {
+            state.tickets.push(Ticket {
+                pending,
+                done: None,
+            });
+            self.wake_flusher(state);
+        }
+    }
+
+    pub(super) fn wake_flusher(self: &Arc<Self>, state: &mut State) {
+        if !state.flusher && state.may_send() {
+            state.flusher = true;
+            let file = Arc::clone(self);
+            self.shared
+                .runtime
+                .spawn(async move { file.run_flusher().await });
+        }
+    }
+
+    async fn run_flusher(self: Arc<Self>) {
+        let Ok(writer) = self.writer() else { return };
+        loop {
+            let permit = Arc::clone(&self.shared.write_slots).acquire_owned().await;
+            let permit = permit.expect("the semaphore is never closed");
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let step = {
+                let mut state = self.lock();
+                let step = self.next_step(&mut state, &writer);
+                state.flusher = !matches!(step, Step::Stop);
+                step
+            };
+            let result = match step {
+                Step::Stop => return,
+                Step::Again => Ok(()),
+                Step::Wait => {
+                    drop(permit);
+                    ended.await;
+                    Ok(())
+                }
+                Step::Cut => self.apply_cut(&writer).await,
+                Step::Publish(len) => writer.set_len(len, true).await,
+                Step::Reserve(capacity) => writer.reserve(capacity).await,
+                Step::Put(span, body) => {
+                    self.spawn_update(&writer, permit, span, Some(body));
+                    Ok(())
+                }
+                Step::Clear(span) => {
+                    self.spawn_update(&writer, permit, span, None);
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                let mut state = self.lock();
+                let all = Span::between(0, u64::MAX);
+                self.refuse(&mut state, all, &error);
+            }
+        }
+    }
+
+    /// Runs an update in a task of its own: a Put of `body`, or a Clear.
+    fn spawn_update(
+        self: &Arc<Self>,
+        writer: &Arc<dyn BlobMut>,
+        permit: OwnedSemaphorePermit,
+        span: Span,
+        body: Option<Vec<Bytes>>,
+    ) {
+        let file = Arc::clone(self);
+        let writer = Arc::clone(writer);
+        self.shared.runtime.spawn(async move {
+            let clear = body.is_none();
+            let result = match body {
+                Some(body) => writer.write_at(span.start, body).await,
+                None => writer.clear(span.range()).await,
+            };
+            drop(permit);
+            file.end_update(span, clear, result);
+        });
+    }
+
+    fn end_update(self: &Arc<Self>, span: Span, clear: bool, result: Result<()>) {
+        {
+            let mut state = self.lock();
+            let Some(writing) = state.writing.remove(&span.start) else {
+                return;
+            };
+            match &result {
+                Ok(()) => {
+                    self.confirm(&mut state, &writing, clear);
+                    self.shared.budget.adjust(writing.charge, 0);
+                }
+                Err(error) => {
+                    let before = state.dirty.charged() + writing.charge;
+                    for piece in &writing.pieces {
+                        for part in writing.superseded.gaps(piece.span) {
+                            let bytes = piece.bytes.as_ref();
+                            let bytes = bytes.map(|all| all.slice(part.within(piece.span.start)));
+                            restore(&self.shared, &mut state, part, bytes);
+                        }
+                    }
+                    self.shared.budget.adjust(before, state.dirty.charged());
+                    self.refuse(&mut state, span, error);
+                }
+            }
+            if state.dirty.is_empty() && state.writing.is_empty() {
+                state.dirty_since = None;
+            }
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// An update was applied: what was sent is clean now.
+    fn confirm(&self, state: &mut State, writing: &Writing, clear: bool) {
+        let cache = &self.shared.cache;
+        if clear {
+            for part in writing.superseded.gaps(writing.span) {
+                state.holes.insert(part);
+            }
+            self.forget_clean(state, writing.span);
+        } else {
+            for piece in &writing.pieces {
+                for part in piece.span.split(BLOCK) {
+                    let sent = match &piece.bytes {
+                        Some(bytes) => bytes.slice(part.within(piece.span.start)),
+                        None => zeros(part.len()),
+                    };
+                    cache.insert_except(state.content, part.start, &sent, &writing.superseded);
+                }
+            }
+        }
+        self.drop_from_tickets(state, writing.span);
+    }
+
+    fn forget_clean(&self, state: &mut State, span: Span) {
+        self.settle_arrived(state, |at, len, _| Span::at(at, len).overlaps(span));
+        self.drop_cached(state, span);
+    }
+
+    /// An update, or what had to be done before one, failed: tells those who wait for it.
+    fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
+        if error.outcome() == Outcome::Unknown || error.kind() == ErrorKind::Fenced {
+            // Sending again could overwrite newer data later, when the first one is applied after all.
+            let error = error
+                .clone()
+                .with_kind(ErrorKind::Fenced)
+                .with_retry(Retry::Permanent);
+            log::error!(
+                target: "io",
+                "{error}; it may or may not have been applied, so every later write, fsync and close \
+                 of this file fails; {} bytes are not confirmed",
+                state.dirty.charged()
+            );
+            state.failed = Some(error);
+        }
+        let failed = state.failed.clone();
+        let tickets = std::mem::take(&mut state.tickets);
+        for mut ticket in tickets {
+            let mut touched = ticket.pending.clone();
+            touched.remove(span);
+            if failed.is_some() || touched != ticket.pending {
+                if let Some(done) = ticket.done.take() {
+                    let _ = done.send(Err(failed.clone().unwrap_or_else(|| error.clone())));
+                }
+            } else {
+                state.tickets.push(ticket);
+            }
+        }
+        // Nobody waits for a full window; it is sent with the next sweep.
+        state.ready.clear();
+        state.actions.clear();
+        state.dirty_since.get_or_insert_with(Instant::now);
+        log::warn!(target: "io", "write-back: {error}");
+    }
+
+    /// Takes `span` out of every ticket and tells those that are done.
+    pub(super) fn drop_from_tickets(&self, state: &mut State, span: Span) {
+        for ticket in &mut state.tickets {
+            ticket.pending.remove(span);
+            if ticket.pending.pieces() == 0
+                && let Some(done) = ticket.done.take()
+            {
+                let _ = done.send(Ok(()));
+            }
+        }
+        state.tickets.retain(|ticket| ticket.pending.pieces() > 0);
+    }
+
+    fn next_step(&self, state: &mut State, writer: &Arc<dyn BlobMut>) -> Step {
+        if !state.may_send() {
+            return Step::Stop;
+        }
+        let mut blocked = false;
+        loop {
+            while let Some(action) = state.actions.pop_front() {
+                if let Some(step) = self.start(state, writer, action, &mut blocked) {
+                    return step;
+                }
+            }
+            match self.pick(state) {
+                Some(actions) => state.actions.extend(actions),
+                None if blocked || !state.tickets.is_empty() => {
+                    debug_assert!(
+                        !state.writing.is_empty() || state.cutting,
+                        "a flusher waits for something"
+                    );
+                    return Step::Wait;
+                }
+                None => return Step::Stop,
+            }
+        }
+    }
+
+    /// Actions for something that should be sent and can be.
+    fn pick(&self, state: &mut State) -> Option<Vec<Action>> {
+        while let Some(window) = state.ready.pop_front() {
+            let window = Span::at(window, MAX_PUT);
+            if state.dirty.covers(window) && !self.is_in_flight(state, window) {
+                return Some(self.plan(state, window));
+            }
+        }
+        for ticket in &state.tickets {
+            let mut at = 0;
+            // Windows with something pending, in order; those whose actions all wait are passed over.
+            while let Some(span) = ticket.pending.find(at).or_else(|| {
+                ticket
+                    .pending
+                    .next_start(at)
+                    .and_then(|start| ticket.pending.find(start))
+            }) {
+                let from = span.start.max(at);
+                let window = Span::at(from - from % MAX_PUT, MAX_PUT);
+                let actions: Vec<Action> = self
+                    .plan(state, window)
+                    .into_iter()
+                    .filter(|action| !self.is_in_flight(state, action.span()))
+                    .collect();
+                if !actions.is_empty() {
+                    return Some(actions);
+                }
+                // Zeros reach beyond the window; nothing of them can start before it.
+                at = window.end;
+            }
+        }
+        None
+    }
+
+    /// What the dirty extents of `window` become, those that reach beyond it whole if they are zeros.
+    fn plan(&self, state: &State, window: Span) -> Vec<Action> {
+        let extents = state
+            .dirty
+            .extents(window)
+            .map(|(span, zero)| (if zero { span } else { span.intersect(window) }, zero));
+        coalesce::plan(extents, &state.holes, self.shared.max_update.min(MAX_PUT))
+    }
+
+    fn is_in_flight(&self, state: &State, span: Span) -> bool {
+        let before = state.writing.range(..span.end).next_back();
+        before.is_some_and(|(_, writing)| writing.span.end > span.start)
+    }
+
+    /// Starts an action if it still fits what is dirty. `None`: it was dropped, or must wait (`blocked`).
+    fn start(
+        &self,
+        state: &mut State,
+        writer: &Arc<dyn BlobMut>,
+        action: Action,
+        blocked: &mut bool,
+    ) -> Option<Step> {
+        let span = action.span();
+        if self.is_in_flight(state, span) {
+            *blocked = true;
+            return None;
+        }
+        let put = matches!(action, Action::Put(_));
+        let zeros_only = state.dirty.extents(span).all(|(_, zero)| zero);
+        if !state.dirty.covers(span) || (!put && !zeros_only) {
+            return None;
+        }
+        if state
+            .cut
+            .is_some_and(|cut| span.end > cut.next_multiple_of(SECTOR))
+        {
+            state.actions.push_front(action);
+            return Some(if state.cutting { Step::Wait } else { Step::Cut });
+        }
+        if let Action::Skip(_) = action {
+            let before = state.dirty.charged();
+            drop(state.dirty.take(span));
+            self.shared.budget.adjust(before, state.dirty.charged());
+            self.forget_clean(state, span);
+            self.drop_from_tickets(state, span);
+            if state.dirty.is_empty() && state.writing.is_empty() {
+                state.dirty_since = None;
+            }
+            return Some(Step::Again);
+        }
+        let capacity = writer.capacity();
+        if span.end > capacity {
+            if !put && span.start >= capacity {
+                // Zeros where there is nothing at all yet.
+                state.actions.push_front(Action::Skip(span));
+                return Some(Step::Again);
+            }
+            state.actions.push_front(action);
+            let len = state.len;
+            let wanted = state.tickets.iter().any(|ticket| ticket.done.is_some());
+            if wanted && len.next_multiple_of(SECTOR) >= span.end {
+                return Some(Step::Publish(len));
+            }
+            let room = (capacity * RESERVE_FACTOR).max(FIRST_RESERVE).max(span.end);
+            return Some(Step::Reserve(room.min(self.shared.max_len)));
+        }
+        let before = state.dirty.charged();
+        let pieces = state.dirty.take(span);
+        // Cutting an extent may cost bookkeeping, so that taking gives nothing back.
+        let charge = before.saturating_sub(state.dirty.charged());
+        self.shared
+            .budget
+            .adjust(before, state.dirty.charged() + charge);
+        let body = put.then(|| {
+            state.holes.remove(span);
+            pieces.iter().flat_map(body_of).collect()
+        });
+        let writing = Writing {
+            span,
+            pieces,
+            superseded: SpanSet::new(),
+            charge,
+        };
+        state.writing.insert(span.start, writing);
+        Some(match body {
+            Some(body) => Step::Put(span, body),
+            None => Step::Clear(span),
+        })
+    }
+}
+
+impl State {
+    fn may_send(&self) -> bool {
+        self.failed.is_none() && !self.orphan && !self.frozen
+    }
+}
+
+/// The bytes of a piece as a body is made of them.
+fn body_of(piece: &Taken) -> Vec<Bytes> {
+    match &piece.bytes {
+        Some(bytes) => vec![bytes.clone()],
+        None => piece
+            .span
+            .split(BLOCK)
+            .map(|part| zeros(part.len()))
+            .collect(),
+    }
+}
+
+fn restore(shared: &Shared, state: &mut State, span: Span, bytes: Option<Bytes>) {
+    state.dirty.restore(&shared.pool, &Taken { span, bytes });
+}
+
+/// What is dirty or in flight.
+fn unconfirmed(state: &State) -> SpanSet {
+    let mut pending = SpanSet::new();
+    for (span, _) in state.dirty.extents(Span::between(0, u64::MAX)) {
+        pending.insert(span);
+    }
+    for writing in state.writing.values() {
+        for part in writing.superseded.gaps(writing.span) {
+            pending.insert(part);
+        }
+    }
+    pending
+}
+
+impl Shared {
+    fn note_unsettled(&self, file: &Arc<File>) {
+        let mut unsettled = self.unsettled.lock();
+        if unsettled.is_empty() {
+            self.sweep.notify_one();
+        }
+        unsettled.insert(Arc::as_ptr(file).addr(), Arc::clone(file));
+    }
+
+    fn note_settled(&self, file: &Arc<File>) {
+        if file.is_settled() {
+            self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
+        }
+    }
+
+    /// Forgets a file with all that it has not sent: only for one that has failed for good, or whose
+    /// name is gone. Returns the bytes dropped.
+    pub fn abandon(&self, file: &Arc<File>) -> u64 {
+        self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
+        let mut state = file.lock();
+        let dropped = state.dirty.charged();
+        drop(state.dirty.take(Span::between(0, u64::MAX)));
+        self.budget.adjust(dropped, state.dirty.charged());
+        dropped
+    }
+}
+
+/// Sends what has been dirty for long, for as long as the mount lives. Sleeps while nothing is dirty.
+pub(super) async fn sweep(shared: Weak<Shared>) {
+    loop {
+        let Some(strong) = shared.upgrade() else {
+            return;
+        };
+        let files = strong.unsettled();
+        if files.is_empty() {
+            let woken = strong.sweep.notified();
+            // A mount that ends drops its runtime, and this task with it.
+            woken.await;
+            continue;
+        }
+        for file in files {
+            let mut state = file.lock();
+            if state
+                .dirty_since
+                .is_some_and(|since| since.elapsed() >= MAX_AGE)
+            {
+                if state.tickets.is_empty() {
+                    file.send_everything(&mut state);
+                }
+                state.dirty_since = Some(Instant::now());
+            }
+            drop(state);
+            strong.note_settled(&file);
+        }
+        drop(strong);
+        tokio::time::sleep(SWEEP).await;
+    }
+}

@@ -1,0 +1,175 @@
+//! Attributes, and the calls that read or change them.
+
+use std::ffi::OsStr;
+use std::time::SystemTime;
+
+use super::handle::{OpenFlags, SetAttr};
+use super::inode::Inode;
+use super::{Error, ROOT, Result, Vfs, XATTR_PREFIX};
+use crate::store::{Kind, Stat};
+
+/// What an inode is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    /// A blob.
+    Regular,
+    /// A directory.
+    Directory,
+}
+
+/// Attributes of an inode.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// File or directory.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of content; that of attributes is the same.
+    pub modified: SystemTime,
+    /// Permission bits.
+    pub perm: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Vfs {
+    /// Attributes that are known well enough not to ask. Never waits.
+    pub fn getattr_now(&self, ino: u64) -> Option<Attr> {
+        let inode = self.inodes.get(ino)?;
+        let known = ino == ROOT
+            || inode.is_detached()
+            || inode.writable_file().is_some()
+            || inode.age() <= self.config.attr_timeout;
+        known.then(|| self.attr(&inode))
+    }
+
+    /// Attributes of an inode.
+    pub async fn getattr(&self, ino: u64) -> Result<Attr> {
+        let inode = self.inode(ino)?;
+        if let Some(attr) = self.getattr_now(ino) {
+            return Ok(attr);
+        }
+        let stat = self.store.stat(&inode.path()).await?;
+        self.inodes.refresh(&inode, stat)?;
+        Ok(self.attr(&inode))
+    }
+
+    /// Changes attributes: the length; times are the service's own and are taken without effect.
+    /// Ownership and mode are those of the mount and cannot be changed.
+    pub async fn setattr(&self, ino: u64, handle: Option<u64>, change: SetAttr) -> Result<Attr> {
+        let inode = self.inode(ino)?;
+        let now = self.attr(&inode);
+        let asks = change
+            .mode
+            .is_some_and(|mode| mode & 0o7777 != u32::from(now.perm))
+            || change.uid.is_some_and(|uid| uid != now.uid)
+            || change.gid.is_some_and(|gid| gid != now.gid);
+        if asks {
+            return Err(Error::Unsupported(
+                "owner, group and mode belong to the mount; set them with -o uid=, gid= and umask=",
+            ));
+        }
+        if let Some(size) = change.size {
+            self.check_writable(&inode.path())?;
+            match handle.map(|handle| self.handle(handle)).transpose()? {
+                Some(handle) if handle.writable => handle.file.set_len(size).await?,
+                _ => {
+                    let opened = self.open(ino, OpenFlags { write: true }).await?;
+                    let file = self.handle(opened.handle)?;
+                    let result = match file.file.set_len(size).await {
+                        Ok(()) => self.flush(opened.handle).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    self.release(opened.handle).await;
+                    result?;
+                }
+            }
+        }
+        Ok(self.attr(&inode))
+    }
+
+    /// The value of an extended attribute: `user.blobdir.<property>`, read-only.
+    pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>> {
+        let wanted = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(XATTR_PREFIX));
+        let wanted = wanted.ok_or(Error::NoAttribute)?;
+        let attributes = self.properties(ino).await?;
+        let found = attributes.into_iter().find(|(name, _)| *name == wanted);
+        found
+            .map(|(_, value)| value.into_bytes())
+            .ok_or(Error::NoAttribute)
+    }
+
+    /// The names of the extended attributes, each ended by NUL.
+    pub async fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
+        let attributes = self.properties(ino).await?;
+        let name = |(name, _)| format!("{XATTR_PREFIX}{name}\0");
+        Ok(attributes
+            .into_iter()
+            .map(name)
+            .collect::<String>()
+            .into_bytes())
+    }
+
+    async fn properties(&self, ino: u64) -> Result<Vec<(std::borrow::Cow<'static, str>, String)>> {
+        let inode = self.inode(ino)?;
+        if inode.kind() == Kind::Directory || inode.is_detached() {
+            return Ok(Vec::new());
+        }
+        Ok(self.store.stat(&inode.path()).await?.attributes)
+    }
+
+    pub(super) fn attr(&self, inode: &Inode) -> Attr {
+        let (kind, size, modified, read_only) = inode.look(|stat, file| {
+            let local = file.filter(|file| file.is_writable());
+            let size = local.map_or(stat.len, |file| file.len());
+            let modified = local.and_then(|file| file.modified()).or(stat.modified);
+            (stat.kind, size, modified, stat.read_only.is_some())
+        });
+        self.attr_of(inode.ino, kind, size, modified, read_only)
+    }
+
+    /// Attributes of a listed entry that has no inode.
+    pub(super) fn attr_of_stat(&self, ino: u64, stat: &Stat) -> Attr {
+        self.attr_of(
+            ino,
+            stat.kind,
+            stat.len,
+            stat.modified,
+            stat.read_only.is_some(),
+        )
+    }
+
+    fn attr_of(
+        &self,
+        ino: u64,
+        kind: Kind,
+        size: u64,
+        modified: Option<SystemTime>,
+        read_only: bool,
+    ) -> Attr {
+        let (kind, mode) = match kind {
+            Kind::File => (FileKind::Regular, 0o666),
+            Kind::Directory => (FileKind::Directory, 0o777),
+        };
+        let denied = if self.config.read_only || read_only {
+            0o222
+        } else {
+            0
+        };
+        Attr {
+            ino,
+            kind,
+            size,
+            modified: modified.unwrap_or(self.mounted_at),
+            perm: (mode & !self.config.umask & !denied) as u16,
+            uid: self.config.uid,
+            gid: self.config.gid,
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Open files: opening, reading, writing, flushing, closing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::inode::{Closed, Inode};
+use super::{Error, Result, Vfs};
+use crate::io::fetch::Reader;
+use crate::io::file::{Blocked, File};
+use crate::io::page_cache::ContentId;
+use crate::io::span::{SECTOR, Span};
+use crate::store::{self, Access, Blob, BlobMut, ErrorKind, Kind, RemotePath};
+
+/// What a file is opened for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenFlags {
+    /// Writes will come.
+    pub write: bool,
+}
+
+/// A file that was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Names the handle in later calls.
+    pub handle: u64,
+    /// What was cached of this inode before, the kernel's pages included, is still true.
+    pub keep_cache: bool,
+}
+
+/// Attributes to change; `None` leaves one alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SetAttr {
+    /// Length in bytes.
+    pub size: Option<u64>,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+}
+
+/// One open handle.
+#[derive(Debug)]
+pub(super) struct Handle {
+    inode: Arc<Inode>,
+    pub(super) file: Arc<File>,
+    reader: Reader,
+    pub(super) writable: bool,
+}
+
+impl Vfs {
+    pub(super) fn handle(&self, handle: u64) -> Result<Arc<Handle>> {
+        self.handles
+            .read()
+            .get(&handle)
+            .map(Arc::clone)
+            .ok_or(Error::BadHandle)
+    }
+
+    /// Opens a file. The service is asked for its current version, unless it is being written here.
+    ///
+    /// Errors: `StaleInode` if the name stands for a newer version than handles that are open here:
+    /// looking it up again gives another inode.
+    pub async fn open(&self, ino: u64, flags: OpenFlags) -> Result<Opened> {
+        let inode = self.inode(ino)?;
+        let path = inode.path();
+        if flags.write {
+            self.check_writable(&path)?;
+            if let Some(why) = inode.read_only() {
+                log::warn!(target: "vfs", "{path} cannot be written: {why}");
+                return Err(read_only(&path, why).into());
+            }
+        }
+        let _one_at_a_time = inode.opening.lock().await;
+        if inode.is_detached() {
+            return Err(Error::StaleInode);
+        }
+        if let Some(file) = inode.writable_file() {
+            return Ok(self.add_handle(&inode, file, flags.write, true));
+        }
+        let access = if flags.write {
+            Access::Update
+        } else {
+            Access::Read
+        };
+        let opened = self.store.open(&path, access).await?;
+        let (blob, writer) = match opened {
+            store::Opened::Read(blob) => (blob, None),
+            store::Opened::Update(writer) => (Arc::clone(&writer) as Arc<dyn Blob>, Some(writer)),
+        };
+        let version = blob.version();
+        let live = inode.look(|_, file| file.map(Arc::clone));
+        if let Some(file) = live {
+            if !file.blob().continues(&version) {
+                self.inodes.detach(&inode);
+                return Err(Error::StaleInode);
+            }
+            if let Some(writer) = writer {
+                file.make_writable(writer);
+            }
+            return Ok(self.add_handle(&inode, file, flags.write, true));
+        }
+        let closed = inode
+            .lock()
+            .closed
+            .take()
+            .filter(|closed| closed.blob.continues(&version));
+        let keep_cache = closed.is_some();
+        let len = blob.len();
+        let surprising = inode.look(|stat, _| {
+            stat.len != len && stat.version.as_ref().is_some_and(|known| *known != version)
+        });
+        if !keep_cache && surprising {
+            // The kernel would go by the length that it knows; a new inode makes it ask.
+            self.inodes.detach(&inode);
+            return Err(Error::StaleInode);
+        }
+        let content = closed.map_or_else(ContentId::fresh, |closed| closed.content);
+        let unused_reserve =
+            |writer: &Arc<dyn BlobMut>| writer.capacity() != len.next_multiple_of(SECTOR);
+        let left_behind = writer.as_ref().is_some_and(unused_reserve);
+        let file = File::new(Arc::clone(&self.io), content, blob, writer);
+        if left_behind {
+            // A writer died with room reserved; what may stand there is not part of the file.
+            file.flush(true).await?;
+        }
+        inode.lock().set_stat(|stat| {
+            stat.len = len;
+            stat.version = Some(version);
+        });
+        Ok(self.add_handle(&inode, file, flags.write, keep_cache))
+    }
+
+    /// A handle for a blob that was just created.
+    pub(super) fn opened_new(&self, inode: &Arc<Inode>, writer: Arc<dyn BlobMut>) -> Opened {
+        let file = File::created(Arc::clone(&self.io), writer);
+        self.add_handle(inode, file, true, false)
+    }
+
+    fn add_handle(
+        &self,
+        inode: &Arc<Inode>,
+        file: Arc<File>,
+        writable: bool,
+        keep_cache: bool,
+    ) -> Opened {
+        {
+            let mut state = inode.lock();
+            state.handles += 1;
+            state.writers += usize::from(writable);
+            state.file = Some(Arc::clone(&file));
+        }
+        let handle = self.fresh_handle();
+        let reader = file.reader();
+        let opened = Handle {
+            inode: Arc::clone(inode),
+            file,
+            reader,
+            writable,
+        };
+        self.handles.write().insert(handle, Arc::new(opened));
+        Opened { handle, keep_cache }
+    }
+
+    /// Reads from memory. Never waits; `None` if the service must be asked.
+    pub fn read_now(&self, handle: u64, offset: u64, len: u64) -> Result<Option<Bytes>> {
+        let handle = self.handle(handle)?;
+        Ok(handle.file.read_at(&handle.reader, Span::at(offset, len)))
+    }
+
+    /// Reads what [`read_now`](Vfs::read_now) did not find.
+    pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Result<Bytes> {
+        let handle = self.handle(handle)?;
+        Ok(handle
+            .file
+            .read_missing(&handle.reader, Span::at(offset, len))
+            .await?)
+    }
+
+    /// Takes a write if memory allows it at once. Never waits. `false`: [`write`](Vfs::write) is needed.
+    pub fn write_now(&self, handle: u64, offset: u64, data: &[u8]) -> Result<bool> {
+        let handle = self.handle(handle)?;
+        handle.check_writable()?;
+        Ok(match handle.file.write_now(offset, data)? {
+            Ok(()) => true,
+            Err(Blocked::Edges(_) | Blocked::Budget) => false,
+        })
+    }
+
+    /// Writes, waiting as needed.
+    pub async fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
+        let handle = self.handle(handle)?;
+        handle.check_writable()?;
+        Ok(handle.file.write(offset, data).await?)
+    }
+
+    /// Makes a range zero; the file grows to hold it if `grow`.
+    pub async fn zero(&self, handle: u64, offset: u64, len: u64, grow: bool) -> Result<()> {
+        let handle = self.handle(handle)?;
+        handle.check_writable()?;
+        Ok(handle.file.zero(Span::at(offset, len), grow).await?)
+    }
+
+    /// Makes the file at least `len` bytes long.
+    pub async fn grow(&self, handle: u64, len: u64) -> Result<()> {
+        let handle = self.handle(handle)?;
+        handle.check_writable()?;
+        if handle.file.len() < len {
+            handle.file.set_len(len).await?;
+        }
+        Ok(())
+    }
+
+    /// Where data (or, if `hole`, the end of it) is found from `offset` on. Every byte of a file counts
+    /// as data.
+    pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
+        let len = self.handle(handle)?.file.len();
+        if offset >= len {
+            return Err(Error::NoSuchOffset);
+        }
+        Ok(if hole { len } else { offset })
+    }
+
+    /// A descriptor is being closed: returns when the service has confirmed all that was written.
+    pub async fn flush(&self, handle: u64) -> Result<()> {
+        let handle = self.handle(handle)?;
+        if !handle.writable {
+            return Ok(());
+        }
+        let last = handle.inode.lock().writers == 1;
+        Ok(handle.file.flush(last).await?)
+    }
+
+    /// Returns when the service has confirmed all that was written.
+    pub async fn fsync(&self, handle: u64) -> Result<()> {
+        Ok(self.handle(handle)?.file.flush(false).await?)
+    }
+
+    /// Ends a handle. What a failed close could not send stays and is tried again.
+    pub async fn release(&self, handle: u64) {
+        let Some(handle) = self.handles.write().remove(&handle) else {
+            return;
+        };
+        handle.file.end_reader(&handle.reader);
+        let inode = Arc::clone(&handle.inode);
+        let _one_at_a_time = inode.opening.lock().await;
+        let (handles, writers) = {
+            let mut state = inode.lock();
+            state.handles -= 1;
+            state.writers -= usize::from(handle.writable);
+            (state.handles, state.writers)
+        };
+        let file = Arc::clone(&handle.file);
+        if file.is_writable() && writers == 0 {
+            self.end_writing(&inode, &file, handles).await;
+        }
+        if handles == 0 && file.is_settled() {
+            let mut state = inode.lock();
+            let blob = file.blob();
+            state.closed = Some(Closed {
+                content: file.content(),
+                blob: Arc::clone(&blob),
+            });
+            state.set_stat(|stat| {
+                stat.len = file.len();
+                stat.modified = file.modified().or(stat.modified);
+                stat.version = Some(blob.version());
+            });
+            state.file = None;
+        }
+        self.inodes.settle(&inode);
+    }
+
+    /// The last handle that could write is gone.
+    async fn end_writing(&self, inode: &Arc<Inode>, file: &Arc<File>, readers: usize) {
+        let path = inode.path();
+        if inode.is_detached() || file.failure().is_some() {
+            let dropped = self.io.abandon(file);
+            if let Some(failure) = file.failure() {
+                log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
+            }
+            inode.lock().file = None;
+            return;
+        }
+        if let Err(error) = file.flush(true).await {
+            log::error!(target: "vfs", "{path}: kept in memory and tried again: {error}");
+            return;
+        }
+        if let Some(writer) = file.writer_handle()
+            && let Err(error) = writer.close().await
+        {
+            log::warn!(target: "vfs", "{path}: {error}");
+        }
+        if readers == 0 {
+            return;
+        }
+        // Those who still read are pinned to the version that was written.
+        match self.store.open(&path, Access::Read).await {
+            Ok(store::Opened::Read(blob)) if file.blob().continues(&blob.version()) => {
+                file.make_read_only(blob);
+            }
+            Ok(_) => self.inodes.detach(inode),
+            Err(error) => log::warn!(target: "vfs", "{path}: {error}"),
+        }
+    }
+}
+
+impl Handle {
+    fn check_writable(&self) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        Err(Error::BadHandle)
+    }
+}
+
+fn read_only(path: &RemotePath, why: &str) -> store::Error {
+    debug_assert!(
+        !path.is_root(),
+        "a {:?} is never opened for writing",
+        Kind::Directory
+    );
+    let message = format!("{why}; only page blobs are written in place");
+    store::Error::new(ErrorKind::ReadOnly, "open", path, message)
+}

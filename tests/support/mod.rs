@@ -1,0 +1,207 @@
+//! What the tests that run real processes share: servers, mounts, bounded commands, and when to skip.
+//!
+//! Whatever is started here ends with the value that stands for it, by its process id: a test that
+//! panics leaves no server, no mount and no directory behind. Nothing waits without a limit.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub(crate) mod account;
+pub(crate) mod azurite;
+mod process;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub(crate) use process::{Process, output_within, wait_until};
+
+/// The command under test.
+pub(crate) const BLOBDIR: &str = env!("CARGO_BIN_EXE_blobdir");
+/// How long a server may take to answer and a mount to be usable; both take well under a second.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long an unmount may take: everything dirty is written first.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything
+/// must have been set up.
+pub(crate) fn skip(reason: &str) {
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "cannot run here: {reason}"
+    );
+    eprintln!("skipped: {reason}");
+}
+
+/// Why file systems cannot be mounted here, if so.
+pub(crate) fn cannot_mount() -> Option<&'static str> {
+    // Mounting needs no more than that the device opens; without root, fusermount3 does the rest.
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => None,
+        Err(_) => Some("/dev/fuse cannot be opened"),
+    }
+}
+
+/// Why something only root may do cannot be done, if so.
+pub(crate) fn not_root() -> Option<&'static str> {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    (!is_root).then_some("loop devices need root")
+}
+
+/// `blobdir emulator page-blob` on a free port, with its data in a directory.
+#[derive(Debug)]
+pub(crate) struct Emulator {
+    process: Process,
+    /// What it said to export: the environment of whoever wants to use it.
+    pub(crate) environment: Vec<(String, String)>,
+    /// The base URL, with the account.
+    pub(crate) endpoint: String,
+}
+
+impl Emulator {
+    /// Starts it and waits until it has said where it is.
+    pub(crate) fn start(data: &Path) -> Emulator {
+        let mut command = Command::new(BLOBDIR);
+        command
+            .args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data);
+        let (process, stdout) = Process::start_piped(command);
+        let (sender, lines) = mpsc::channel();
+        // Reads to the end, so that the server never blocks on a full pipe.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut environment = Vec::new();
+        loop {
+            let Ok(line) = lines.recv_timeout(START_LIMIT) else {
+                panic!("the emulator did not say what to export: {}", process.log());
+            };
+            let Some((name, value)) = line
+                .trim()
+                .strip_prefix("export ")
+                .and_then(|assignment| assignment.split_once('='))
+            else {
+                continue;
+            };
+            let value = value.trim_matches(['"', '\'']).to_owned();
+            environment.push((name.to_owned(), value.clone()));
+            if let Some(endpoint) = account::blob_endpoint(&value) {
+                return Emulator {
+                    process,
+                    environment,
+                    endpoint: endpoint.to_owned(),
+                };
+            }
+        }
+    }
+
+    /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
+    pub(crate) fn stop(self) {
+        self.process.stop();
+    }
+}
+
+/// `blobdir mount --foreground` at a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    process: Option<Process>,
+    /// As the kernel names it, without symbolic links.
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Mount {
+    /// Mounts `source` and waits until the tree is there.
+    pub(crate) fn start(source: &str, options: &[&str], environment: &[(String, String)]) -> Mount {
+        let directory = TempDir::new().expect("a directory to mount at");
+        let path = fs::canonicalize(directory.path()).expect("the directory just made");
+        let mut command = Command::new(BLOBDIR);
+        command.arg("mount").arg(source).arg(&path);
+        command.arg("--foreground");
+        if !options.is_empty() {
+            command.arg("-o").arg(options.join(","));
+        }
+        // Nothing of the developer's own accounts and settings may get into a test.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("AZURE_") || text.starts_with("BLOBDIR_") {
+                command.env_remove(&name);
+            }
+        }
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut mount = Mount {
+            process: Some(Process::start(command)),
+            path,
+            _directory: directory,
+        };
+        let process = mount.process.as_mut().expect("just started");
+        let ready = wait_until(START_LIMIT, || {
+            process.has_ended() || is_mounted(&mount.path)
+        });
+        assert!(
+            ready && !process.has_ended(),
+            "{source} was not mounted: {}",
+            process.log()
+        );
+        mount
+    }
+
+    /// The mounted tree.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Unmounts with `blobdir unmount`; panics unless everything was written and the daemon ended well.
+    pub(crate) fn unmount(mut self) {
+        let mut command = Command::new(BLOBDIR);
+        command.arg("unmount").arg(self.path());
+        let output = output_within(UNMOUNT_LIMIT, command);
+        let mut process = self.process.take().expect("present until unmount or drop");
+        let ended = wait_until(UNMOUNT_LIMIT, || process.has_ended());
+        let log = process.log();
+        assert!(output.success, "unmount failed: {}\n{log}", output.text);
+        assert!(ended, "the daemon outlived its mount\n{log}");
+        assert!(process.ended_well(), "the daemon ended badly\n{log}");
+        assert!(!is_mounted(self.path()), "still mounted\n{log}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        if thread::panicking() {
+            eprintln!("the daemon's log:\n{}", process.log());
+        }
+        process.terminate();
+        wait_until(UNMOUNT_LIMIT, || process.has_ended());
+        // Before it is killed: a killed daemon's tree would stay, and fail every later look at it.
+        if is_mounted(self.path()) {
+            let mut command = Command::new("umount");
+            command.arg("--lazy").arg(self.path());
+            output_within(UNMOUNT_LIMIT, command);
+        }
+    }
+}
+
+/// Whether something is mounted at `directory`. Read from the kernel's list, which never blocks as a
+/// look at the directory of a hung daemon would.
+fn is_mounted(directory: &Path) -> bool {
+    let list = fs::read_to_string("/proc/self/mountinfo").expect("the list of mounts");
+    list.lines()
+        .any(|line| line.split(' ').nth(4).map(PathBuf::from).as_deref() == Some(directory))
+}

@@ -23,6 +23,8 @@ pub mod mount;
 
 pub mod control;
 pub mod daemon;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod logging;
 
 pub mod cli;

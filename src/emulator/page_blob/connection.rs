@@ -1,0 +1,235 @@
+//! One connection: bytes counted, paced, and cut off when a fault asks for that.
+//!
+//! Knows sockets and HTTP framing, not requests.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
+
+use super::service::Service;
+
+/// Bytes that hyper may hold of one connection in each direction: 1 MiB, for few system calls.
+const CONNECTION_BUFFER: usize = 1 << 20;
+
+/// Bytes handed to the kernel at a time where the rate is limited: 64 KiB are 1 ms at 60 MiB/s.
+const PACED_WRITE: usize = 64 << 10;
+
+/// How long a request may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Bytes that went over all connections.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    pub(super) connections: AtomicU64,
+}
+
+/// What a request can do to the connection that it came on.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    reset: AtomicBool,
+}
+
+impl Control {
+    /// The connection ends with a reset, as soon as it ends.
+    pub(super) fn reset_at_end(&self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection until it ends or the server does.
+pub(super) async fn serve(
+    service: Arc<Service>,
+    stream: TcpStream,
+    mut stop: watch::Receiver<bool>,
+) {
+    let control = Arc::new(Control::default());
+    service.traffic.connections.fetch_add(1, Ordering::Relaxed);
+    // Small answers must not wait for the acknowledgement of earlier ones.
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!(target: "emulator", "cannot set TCP_NODELAY: {error}");
+    }
+    let rate = service.connection_rate;
+    let io = Paced {
+        stream,
+        control: Arc::clone(&control),
+        service: Arc::clone(&service),
+        reading: rate.map(Pace::new),
+        writing: rate.map(Pace::new),
+    };
+    let answer = service_fn(|request| service.answer(&control, request));
+    let connection = http1::Builder::new()
+        .max_buf_size(CONNECTION_BUFFER)
+        .writev(true)
+        .serve_connection(TokioIo::new(io), answer);
+    let mut connection = std::pin::pin!(connection);
+    let done = tokio::select! {
+        done = connection.as_mut() => done,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = done {
+        log::debug!(target: "emulator", "connection ended: {error}");
+    }
+}
+
+/// Waits until the server is told to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone, which is the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A stream with its rate limits.
+struct Paced {
+    stream: TcpStream,
+    control: Arc<Control>,
+    service: Arc<Service>,
+    reading: Option<Pace>,
+    writing: Option<Pace>,
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        if self.control.reset.load(Ordering::Relaxed) {
+            // Closing with a linger time of zero sends a reset instead of an end.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl Paced {
+    fn wrote(&mut self, count: usize) {
+        self.service
+            .traffic
+            .bytes_out
+            .fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(pace) = &mut self.writing {
+            pace.used(count);
+        }
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(pace) = &mut this.reading {
+            ready!(pace.poll_ready(context));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+        let count = buffer.filled().len() - before;
+        this.service
+            .traffic
+            .bytes_in
+            .fetch_add(count as u64, Ordering::Relaxed);
+        if let Some(pace) = &mut this.reading {
+            pace.used(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(pace) = &mut this.writing {
+            ready!(pace.poll_ready(context));
+            bytes = &bytes[..bytes.len().min(PACED_WRITE)];
+        }
+        let count = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+        this.wrote(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.writing.is_some() {
+            let first = slices.iter().find(|slice| !slice.is_empty());
+            return self.poll_write(context, first.map_or(&[], |slice| &**slice));
+        }
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.stream).poll_write_vectored(context, slices))?;
+        this.wrote(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.control.reset.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}
+
+/// One direction's rate. Goes into debt with each use, and waits it out.
+struct Pace {
+    rate: f64,
+    free_at: Instant,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            rate: bytes_per_second.max(1) as f64,
+            free_at: Instant::now(),
+            wait: None,
+        }
+    }
+
+    fn used(&mut self, bytes: usize) {
+        let cost = Duration::from_secs_f64(bytes as f64 / self.rate);
+        self.free_at = self.free_at.max(Instant::now()) + cost;
+    }
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(context));
+                self.wait = None;
+            }
+            // The runtime's timer is exact to a millisecond: less than two are not waited for,
+            // but stay in the debt.
+            let rest = self.free_at.saturating_duration_since(Instant::now());
+            if rest < Duration::from_millis(2) {
+                return Poll::Ready(());
+            }
+            self.wait = Some(Box::pin(sleep(rest)));
+        }
+    }
+}

@@ -409,6 +409,10 @@ mod tests {
     #[derive(Debug)]
     struct Nothing;
     impl Backend for Nothing {
+        fn connections(&self) -> usize {
+            1
+        }
+
         fn label(&self) -> String {
             "nothing".to_owned()
         }

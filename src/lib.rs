@@ -23,8 +23,9 @@ pub mod mount;
 
 pub mod control;
 pub mod daemon;
+pub mod logging;
+
 #[cfg(feature = "emulator")]
 pub mod emulator;
-pub mod logging;
 
 pub mod cli;

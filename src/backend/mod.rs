@@ -98,6 +98,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// The source as it may be shown in `/proc/mounts` and logs: no secret in it.
     fn label(&self) -> String;
 
+    /// How many requests may be in flight together for one kind of work.
+    fn connections(&self) -> usize;
+
     /// Opens it: builds the client and asks the service once whether the source is there and may be
     /// used. Must run inside a tokio runtime.
     ///

@@ -80,11 +80,6 @@ impl Session {
         Ok(Session { background })
     }
 
-    /// Whether the kernel has ended the session: somebody unmounted it.
-    pub fn has_ended(&self) -> bool {
-        self.background.guard.is_finished()
-    }
-
     /// Waits until the kernel ends the session, which it does when the tree was unmounted and nobody
     /// is in it any more.
     pub fn wait(self) -> io::Result<()> {

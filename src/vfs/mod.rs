@@ -63,6 +63,8 @@ pub struct Vfs {
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     dirs: RwLock<HashMap<u64, Arc<DirHandle>>>,
     next_handle: AtomicU64,
+    /// Handles that are being closed.
+    closing: tokio::sync::watch::Sender<usize>,
     /// Stands in where the service does not tell a time.
     mounted_at: SystemTime,
 }
@@ -79,6 +81,7 @@ impl Vfs {
             handles: RwLock::default(),
             dirs: RwLock::default(),
             next_handle: AtomicU64::new(1),
+            closing: tokio::sync::watch::Sender::new(0),
             mounted_at: SystemTime::now(),
         }
     }
@@ -98,6 +101,9 @@ impl Vfs {
     /// Errors: the first one met; the others are logged.
     pub async fn flush_all(&self) -> Result<()> {
         let mut first = Ok(());
+        // A handle that is being closed flushes its file itself, and gives back what it holds.
+        let mut closing = self.closing.subscribe();
+        let _ = closing.wait_for(|count| *count == 0).await;
         for file in self.io.unsettled() {
             if let Err(error) = file.flush(true).await {
                 log::error!(target: "vfs", "not flushed: {error}");

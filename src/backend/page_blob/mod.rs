@@ -68,6 +68,10 @@ impl Backend for PageBlobs {
         self.config.label.clone()
     }
 
+    fn connections(&self) -> usize {
+        self.config.connections
+    }
+
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Store>>> {
         Box::pin(async move {
             let store = connect(&self.config).await?;

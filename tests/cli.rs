@@ -244,7 +244,7 @@ fn an_unreachable_service_is_one_line_and_leaves_nothing() {
         );
         let output = command.output().unwrap();
         let line = line(&output);
-        assert!(line.contains("127.0.0.1:9"), "{line}");
+        assert!(line.contains(SOURCE), "{line}");
         assert!(!line.contains("c2VjcmV0"), "{line}");
         assert_eq!(output.status.code(), Some(1));
         assert_nothing_mounted(dir.path());

@@ -267,17 +267,54 @@ fn a_signal_detaches_a_tree_in_use() {
     file.sync_all().expect_err("nobody serves it any more");
 }
 
+/// Of a connection, bytes a second: a request of 4 MiB takes half a minute, less than the deadline.
+const SLOW: &str = "128KiB";
+
+/// A process that has written 16 MiB, which take the service half a minute at [`SLOW`], and waits for
+/// that in close(2). Another process, because close would also wait in each child of this one.
+struct Noise(Child);
+
+impl Noise {
+    fn write(path: &Path) -> Noise {
+        // In a file that grows, the service would have to follow.
+        fs::File::create(path).unwrap().set_len(16 << 20).unwrap();
+        let writer = Command::new("dd")
+            .args([
+                "if=/dev/urandom",
+                "bs=1M",
+                "count=16",
+                "conv=notrunc",
+                "status=none",
+            ])
+            .arg(format!("of={}", path.display()))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let io = format!("/proc/{}/io", writer.id());
+        wait_until("16 MiB are written", || {
+            let counters = fs::read_to_string(&io).unwrap_or_default();
+            let written = counters
+                .lines()
+                .find_map(|line| line.strip_prefix("wchar: ")?.parse().ok());
+            written >= Some(16u64 << 20)
+        });
+        Noise(writer)
+    }
+}
+
+impl Drop for Noise {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn the_second_signal_says_what_is_at_stake_and_a_later_one_drops_it() {
-    let service = Service::start(&["--connection-rate", "64KiB"]);
+    let service = Service::start(&["--connection-rate", SLOW]);
     let point = Point::new();
     let mut process = foreground(&service, &point);
-    let mut file = fs::File::create(point.file("big")).unwrap();
-    // Noise, because zeros are not sent.
-    let noise: Vec<u8> = (0..48u64 << 20)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8)
-        .collect();
-    std::io::Write::write_all(&mut file, &noise).unwrap();
+    let _noise = Noise::write(&point.file("big"));
     signal(process.id(), "TERM");
     thread::sleep(Duration::from_millis(300));
     signal(process.id(), "INT");
@@ -304,14 +341,10 @@ fn the_second_signal_says_what_is_at_stake_and_a_later_one_drops_it() {
 
 #[test]
 fn unmounting_gives_up_after_its_timeout_and_says_so() {
-    let service = Service::start(&["--connection-rate", "64KiB"]);
+    let service = Service::start(&["--connection-rate", SLOW]);
     let point = Point::new();
     mount(&service, &point);
-    let mut file = fs::File::create(point.file("big")).unwrap();
-    let noise: Vec<u8> = (0..48u64 << 20)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8)
-        .collect();
-    std::io::Write::write_all(&mut file, &noise).unwrap();
+    let _noise = Noise::write(&point.file("big"));
     let start = Instant::now();
     let output = blobdir(&["unmount", "--timeout", "1s", point.text()])
         .output()
@@ -321,6 +354,8 @@ fn unmounting_gives_up_after_its_timeout_and_says_so() {
     assert_eq!(said.lines().count(), 1, "{said}");
     assert_eq!(output.status.code(), Some(1));
     assert!(point.is_mounted());
+    // Ends the daemon, and with it the close that would otherwise be waited for.
+    drop(point);
 }
 
 #[test]
@@ -404,7 +439,13 @@ fn a_signature_is_in_no_command_line() {
 #[test]
 fn an_interrupted_start_leaves_nothing() {
     let ((listener, source), point) = (silent_server(), Point::new());
-    let args = ["mount", &source, point.text(), "-o", "timeout=60s"];
+    let args = [
+        "mount",
+        &source,
+        point.text(),
+        "-o",
+        "timeout=60s,anonymous",
+    ];
 
     let process = blobdir(&args)
         .arg("--foreground")

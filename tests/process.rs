@@ -56,11 +56,7 @@ impl Service {
                 Some(value.strip_suffix('\'')?.to_owned())
             })
             .expect("the emulator says how to use it");
-        Service {
-            process,
-            connection,
-            _data: data,
-        }
+        Service { process, connection, _data: data }
     }
 
     fn blobdir(&self, args: &[&str]) -> Command {
@@ -165,11 +161,7 @@ fn mount(service: &Service, point: &Point) {
 fn unmount(point: &Point) {
     assert_silent_success(&blobdir(&["unmount", point.text()]).output().unwrap());
     assert!(!point.is_mounted());
-    assert_eq!(
-        point.processes(),
-        [],
-        "the daemon has ended before the command"
-    );
+    assert_eq!(point.processes(), [], "the daemon has ended before the command");
 }
 
 /// A mount in the foreground, usable.
@@ -199,10 +191,7 @@ fn a_daemon_serves_until_it_is_unmounted_and_everything_is_kept() {
     fs::write(point.file("notes.txt"), "odd length").unwrap();
     unmount(&point);
     mount(&service, &point);
-    assert_eq!(
-        fs::read_to_string(point.file("notes.txt")).unwrap(),
-        "odd length"
-    );
+    assert_eq!(fs::read_to_string(point.file("notes.txt")).unwrap(), "odd length");
     let daemon = point.daemon();
     for descriptor in 0..=2 {
         let target = fs::read_link(format!("/proc/{daemon}/fd/{descriptor}")).unwrap();
@@ -279,13 +268,7 @@ impl Noise {
         // In a file that grows, the service would have to follow.
         fs::File::create(path).unwrap().set_len(16 << 20).unwrap();
         let writer = Command::new("dd")
-            .args([
-                "if=/dev/urandom",
-                "bs=1M",
-                "count=16",
-                "conv=notrunc",
-                "status=none",
-            ])
+            .args(["if=/dev/urandom", "bs=1M", "count=16", "conv=notrunc", "status=none"])
             .arg(format!("of={}", path.display()))
             .stderr(Stdio::null())
             .spawn()
@@ -293,9 +276,8 @@ impl Noise {
         let io = format!("/proc/{}/io", writer.id());
         wait_until("16 MiB are written", || {
             let counters = fs::read_to_string(&io).unwrap_or_default();
-            let written = counters
-                .lines()
-                .find_map(|line| line.strip_prefix("wchar: ")?.parse().ok());
+            let written =
+                counters.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok());
             written >= Some(16u64 << 20)
         });
         Noise(writer)
@@ -320,10 +302,7 @@ fn the_second_signal_says_what_is_at_stake_and_a_later_one_drops_it() {
     signal(process.id(), "INT");
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
     let warned = lines.next().unwrap().unwrap();
-    assert!(
-        warned.starts_with("blobdir: still writing; not yet in the service: "),
-        "{warned}"
-    );
+    assert!(warned.starts_with("blobdir: still writing; not yet in the service: "), "{warned}");
     assert!(warned.contains("big"), "{warned}");
     // A burst of signals has read nothing.
     signal(process.id(), "INT");
@@ -331,10 +310,7 @@ fn the_second_signal_says_what_is_at_stake_and_a_later_one_drops_it() {
     assert!(process.try_wait().unwrap().is_none(), "it goes on waiting");
     signal(process.id(), "INT");
     let dropped = lines.next().unwrap().unwrap();
-    assert!(
-        dropped.starts_with("blobdir: ended by signal; not yet in the service: "),
-        "{dropped}"
-    );
+    assert!(dropped.starts_with("blobdir: ended by signal; not yet in the service: "), "{dropped}");
     assert_eq!(process.wait().unwrap().code(), Some(1));
     assert!(!point.is_mounted());
 }
@@ -346,9 +322,7 @@ fn unmounting_gives_up_after_its_timeout_and_says_so() {
     mount(&service, &point);
     let _noise = Noise::write(&point.file("big"));
     let start = Instant::now();
-    let output = blobdir(&["unmount", "--timeout", "1s", point.text()])
-        .output()
-        .unwrap();
+    let output = blobdir(&["unmount", "--timeout", "1s", point.text()]).output().unwrap();
     assert!(start.elapsed() < Duration::from_secs(15));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(said.lines().count(), 1, "{said}");
@@ -364,24 +338,15 @@ fn a_crash_is_cleaned_up_by_the_next_command() {
     mount(&service, &point);
     signal(point.daemon(), "KILL");
     wait_until("the tree is dead", || fs::metadata(point.path()).is_err());
-    let output = service
-        .blobdir(&["mount", SOURCE, point.text()])
-        .output()
-        .unwrap();
+    let output = service.blobdir(&["mount", SOURCE, point.text()]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("by a daemon that is gone; unmounted it"),
-        "{said}"
-    );
+    assert!(said.contains("by a daemon that is gone; unmounted it"), "{said}");
     assert_eq!((said.lines().count(), output.status.code()), (1, Some(0)));
     signal(point.daemon(), "KILL");
     wait_until("the tree is dead", || fs::metadata(point.path()).is_err());
     let output = blobdir(&["unmount", point.text()]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("was gone; what it had not written before is lost"),
-        "{said}"
-    );
+    assert!(said.contains("was gone; what it had not written before is lost"), "{said}");
     assert_eq!(output.status.code(), Some(0));
     assert!(!point.is_mounted());
 }
@@ -390,15 +355,9 @@ fn a_crash_is_cleaned_up_by_the_next_command() {
 fn a_directory_is_mounted_once() {
     let (service, point) = (Service::start(&[]), Point::new());
     mount(&service, &point);
-    let output = service
-        .blobdir(&["mount", SOURCE, point.text()])
-        .output()
-        .unwrap();
+    let output = service.blobdir(&["mount", SOURCE, point.text()]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("is already a mount point, of az://"),
-        "{said}"
-    );
+    assert!(said.contains("is already a mount point, of az://"), "{said}");
     assert!(said.contains("blobdir unmount"), "{said}");
     assert_eq!(output.status.code(), Some(1));
     unmount(&point);
@@ -425,10 +384,7 @@ fn a_signature_is_in_no_command_line() {
     for process in point.processes() {
         let line = fs::read(format!("/proc/{process}/cmdline")).unwrap();
         let line = String::from_utf8(line).unwrap();
-        assert!(
-            !line.contains("c2VjcmV0") && !line.contains("sig="),
-            "{line:?}"
-        );
+        assert!(!line.contains("c2VjcmV0") && !line.contains("sig="), "{line:?}");
         assert!(line.contains(&source), "{line:?}");
     }
     launcher.kill().unwrap();
@@ -439,19 +395,9 @@ fn a_signature_is_in_no_command_line() {
 #[test]
 fn an_interrupted_start_leaves_nothing() {
     let ((listener, source), point) = (silent_server(), Point::new());
-    let args = [
-        "mount",
-        &source,
-        point.text(),
-        "-o",
-        "timeout=60s,anonymous",
-    ];
+    let args = ["mount", &source, point.text(), "-o", "timeout=60s,anonymous"];
 
-    let process = blobdir(&args)
-        .arg("--foreground")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let process = blobdir(&args).arg("--foreground").stderr(Stdio::piped()).spawn().unwrap();
     let _connection = listener.accept().unwrap();
     signal(process.id(), "INT");
     let expected = "blobdir: interrupted before the tree was mounted\n".to_owned();
@@ -469,9 +415,7 @@ fn an_interrupted_start_leaves_nothing() {
 fn the_demo_runs_a_command_and_exits_with_its_code() {
     let script = "echo hello > disks/a && cat disks/a && pwd && test -n \"$BLOBDIR_DEMO_DIR\" && \
                   test -n \"$AZURE_STORAGE_CONNECTION_STRING\" && exit 7";
-    let output = blobdir(&["demo", "--", "sh", "-c", script])
-        .output()
-        .unwrap();
+    let output = blobdir(&["demo", "--", "sh", "-c", script]).output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(7));
@@ -484,14 +428,9 @@ fn the_demo_keeps_blobs_in_a_directory_that_was_named() {
     let dir = TempDir::new().unwrap();
     let demo = |script: &str| {
         let dir = dir.path().to_str().unwrap();
-        let output = blobdir(&["demo", dir, "--", "sh", "-c", script])
-            .output()
-            .unwrap();
+        let output = blobdir(&["demo", dir, "--", "sh", "-c", script]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-        (
-            String::from_utf8(output.stdout).unwrap(),
-            output.status.code(),
-        )
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
     };
     assert_eq!(demo("printf kept > disks/a"), (String::new(), Some(0)));
     assert_eq!(demo("cat disks/a"), ("kept".to_owned(), Some(0)));

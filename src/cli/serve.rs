@@ -200,7 +200,8 @@ fn watch(signals: Signals, process: Arc<Process>) -> io::Result<()> {
                     Signal::HangUp => log::info!(target: "mount", "SIGHUP ignored"),
                 }
             }
-        })?;
+        }
+    })?;
     Ok(())
 }
 

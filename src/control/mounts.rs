@@ -78,10 +78,7 @@ pub fn locate(dir: &Path) -> PathBuf {
 
 /// Whether this is what the kernel says of a tree whose daemon is gone or was cut off.
 pub fn is_dead(kind: io::ErrorKind) -> bool {
-    matches!(
-        kind,
-        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted
-    )
+    matches!(kind, io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
 }
 
 /// Unmounts by the kernel alone; `lazily` even while the tree is in use, whose users then get errors.
@@ -105,17 +102,9 @@ pub fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
 fn unmount_by_helper(path: &Path, lazily: bool) -> io::Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg("-u").args(lazily.then_some("-z"));
-    let output = command
-        .arg("--")
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                "fusermount3 cannot be run; install the package fuse3",
-            )
-        })?;
+    let output = command.arg("--").arg(path).stdin(Stdio::null()).output().map_err(|error| {
+        io::Error::new(error.kind(), "fusermount3 cannot be run; install the package fuse3")
+    })?;
     if output.status.success() {
         return Ok(());
     }

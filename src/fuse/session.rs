@@ -58,11 +58,7 @@ impl Session {
         }
         let mut fuse = fuser::Config::default();
         fuse.mount_options = options;
-        fuse.acl = if config.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
+        fuse.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
         fuse.n_threads = Some(THREADS);
         fuse.clone_fd = true;
         let callbacks = Callbacks::new(vfs, runtime, config.deadline);
@@ -72,7 +68,7 @@ impl Session {
                 .inspect_err(|_| detach(&config.mount_point))?,
             None => fuser::Session::new(callbacks, &config.mount_point, &fuse)?,
         };
-        let background = session.spawn()?;
+        let background = session.spawn().inspect_err(|_| detach(&config.mount_point))?;
         if let Err(error) = tune(&config.mount_point) {
             // Only root may; everything works without, sequential reads up to a third slower.
             log::info!(target: "fuse", "kernel readahead left as it is: {error}");
@@ -172,9 +168,7 @@ fn unescape(text: &str) -> Vec<u8> {
             continue;
         }
         let digits = bytes.by_ref().take(3);
-        path.push(digits.fold(0u8, |value, digit| {
-            value.wrapping_mul(8).wrapping_add(digit & 7)
-        }));
+        path.push(digits.fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit & 7)));
     }
     path
 }

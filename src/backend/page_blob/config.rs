@@ -102,9 +102,8 @@ impl Config {
             Some(_) => "the credentials file",
             None => "the environment",
         };
-        let known = lookup(CONNECTION_STRING)
-            .map(|text| ConnectionString::parse(&text))
-            .transpose()?;
+        let known =
+            lookup(CONNECTION_STRING).map(|text| ConnectionString::parse(&text)).transpose()?;
         let anonymous = request.options.contains_key("anonymous");
 
         let place = if let Some(rest) = request.source.strip_prefix("az://") {
@@ -141,9 +140,7 @@ impl Config {
             Some(text) => match text.parse() {
                 Ok(count @ 1..=1024) => count,
                 _ => {
-                    return error(format!(
-                        "-o connections={text}: write a number from 1 to 1024"
-                    ));
+                    return error(format!("-o connections={text}: write a number from 1 to 1024"));
                 }
             },
         };
@@ -184,9 +181,7 @@ impl Place {
         };
         let (account, rest) = rest.split_once('/').unwrap_or((rest, ""));
         let sound = (3..=24).contains(&account.len())
-            && account
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            && account.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !sound {
             return error(format!(
                 "account {account:?} in the source: an account name has 3 to 24 lower-case letters and digits"
@@ -208,10 +203,7 @@ impl Place {
         };
         let (container, path) = split_path(rest)?;
         Ok(Place {
-            label: join(
-                "az://",
-                &[account, container.as_deref().unwrap_or(""), &path],
-            ),
+            label: join("az://", &[account, container.as_deref().unwrap_or(""), &path]),
             endpoint,
             account: Some(account.to_owned()),
             container,
@@ -231,9 +223,8 @@ impl Place {
                  give a key by AZURE_STORAGE_KEY",
             );
         }
-        let host = url
-            .host_str()
-            .ok_or_else(|| ConfigError("the source has no host name".to_owned()))?;
+        let host =
+            url.host_str().ok_or_else(|| ConfigError("the source has no host name".to_owned()))?;
         let decode = |text: &str| {
             percent_decode_str(text)
                 .decode_utf8()
@@ -268,10 +259,7 @@ impl Place {
             );
         }
         Ok(Place {
-            label: join(
-                &format!("{endpoint}/"),
-                &[container.as_deref().unwrap_or(""), &path],
-            ),
+            label: join(&format!("{endpoint}/"), &[container.as_deref().unwrap_or(""), &path]),
             endpoint,
             account,
             container,
@@ -283,11 +271,7 @@ impl Place {
 
 /// `first` and the parts that are not empty, with slashes between.
 fn join(first: &str, parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts
-        .iter()
-        .copied()
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
     let text = format!("{first}{}", parts.join("/"));
     text.trim_end_matches('/').to_owned()
 }
@@ -300,14 +284,9 @@ fn split_path(text: &str) -> Result<(Option<String>, String)> {
         return error("the source has an empty container name; write ACCOUNT/CONTAINER/PATH");
     }
     if crate::store::RemotePath::new(path).is_none() {
-        return error(format!(
-            "path {path:?} in the source holds an empty name, . or .."
-        ));
+        return error(format!("path {path:?} in the source holds an empty name, . or .."));
     }
-    Ok((
-        Some(container.to_owned()).filter(|name| !name.is_empty()),
-        path.to_owned(),
-    ))
+    Ok((Some(container.to_owned()).filter(|name| !name.is_empty()), path.to_owned()))
 }
 
 /// Whether the account is the first part of the path and not of the host.
@@ -361,9 +340,7 @@ fn option_endpoint(text: &str, account: &str) -> Result<String> {
 fn check_container(name: &str) -> Result<()> {
     let special = ["$root", "$web", "$logs", "$blobchangefeed"];
     let sound = (3..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-')
         && !name.contains("--");
@@ -395,9 +372,7 @@ fn find_credential(
 ) -> Result<Credential> {
     if let Some(key) = lookup(KEY) {
         let Some(account) = account else {
-            return error(format!(
-                "{KEY} is given, but not for which account; set {ACCOUNT}"
-            ));
+            return error(format!("{KEY} is given, but not for which account; set {ACCOUNT}"));
         };
         if let Some(theirs) = lookup(ACCOUNT)
             && theirs != account
@@ -424,11 +399,7 @@ fn find_credential(
 
 fn shared_key(account: &str, key: &str, what: &str) -> Result<Credential> {
     SharedKey::new(account, key).map_or_else(
-        || {
-            error(format!(
-                "{what} is not base64; copy the whole key, = signs included"
-            ))
-        },
+        || error(format!("{what} is not base64; copy the whole key, = signs included")),
         |key| Ok(Credential::SharedKey(key)),
     )
 }
@@ -446,11 +417,7 @@ struct ConnectionString {
 impl ConnectionString {
     fn parse(text: &str) -> Result<ConnectionString> {
         let mut values = BTreeMap::new();
-        for pair in text
-            .split(';')
-            .map(str::trim)
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in text.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
             let Some((name, value)) = pair.split_once('=') else {
                 return error(format!(
                     "{CONNECTION_STRING} is damaged: between semicolons there must be Name=Value; \
@@ -504,10 +471,7 @@ impl ConnectionString {
     fn endpoint(&self) -> Option<String> {
         let made = || {
             let account = self.account.as_ref()?;
-            Some(format!(
-                "{}://{account}.blob.{}",
-                self.protocol, self.suffix
-            ))
+            Some(format!("{}://{account}.blob.{}", self.protocol, self.suffix))
         };
         let endpoint = self.blob_endpoint.clone().or_else(made)?;
         Some(endpoint.trim_end_matches('/').to_owned())
@@ -554,10 +518,7 @@ fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
         )));
     }
     let mut text = String::new();
-    file.by_ref()
-        .take(LONGEST_FILE)
-        .read_to_string(&mut text)
-        .map_err(|why| whats_wrong(&why))?;
+    file.by_ref().take(LONGEST_FILE).read_to_string(&mut text).map_err(|why| whats_wrong(&why))?;
     let mut values = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -566,10 +527,7 @@ fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
         }
         let pair = line.strip_prefix("export ").unwrap_or(line).split_once('=');
         let Some((name, value)) = pair else {
-            return Err(whats_wrong(&format!(
-                "line {} is not NAME=value",
-                number + 1
-            )));
+            return Err(whats_wrong(&format!("line {} is not NAME=value", number + 1)));
         };
         let (name, value) = (name.trim(), value.trim());
         if ![CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN].contains(&name) {

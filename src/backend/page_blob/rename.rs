@@ -40,25 +40,17 @@ pub(super) async fn rename(
     if from == to {
         return Ok(());
     }
-    copy(&store.rest, &source, &version, &target, replaced)
-        .await
-        .map_err(|error| match (error.kind(), replace) {
+    copy(&store.rest, &source, &version, &target, replaced).await.map_err(|error| {
+        match (error.kind(), replace) {
             (ErrorKind::Stale, Replace::Refused) if error.op() == "Copy Blob" => error,
             _ => error,
-        })?;
-    store
-        .rest
-        .delete(&source, &Condition::etag(&version.0))
-        .await
+        }
+    })?;
+    store.rest.delete(&source, &Condition::etag(&version.0)).await
 }
 
 fn taken(path: &RemotePath) -> Error {
-    Error::new(
-        ErrorKind::AlreadyExists,
-        "rename",
-        path,
-        "the name is taken",
-    )
+    Error::new(ErrorKind::AlreadyExists, "rename", path, "the name is taken")
 }
 
 /// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
@@ -106,13 +98,8 @@ async fn give_up(rest: &Rest, target: &Address, copy: &Copy) -> Error {
     } else {
         "it goes on"
     };
-    let why = format!(
-        "the copy was not done within {} s; {rest_of_it}",
-        LONGEST_COPY.as_secs()
-    );
-    failed(target, &why)
-        .with_kind(ErrorKind::TimedOut)
-        .with_retry(Retry::Exhausted)
+    let why = format!("the copy was not done within {} s; {rest_of_it}", LONGEST_COPY.as_secs());
+    failed(target, &why).with_kind(ErrorKind::TimedOut).with_retry(Retry::Exhausted)
 }
 
 fn failed(target: &Address, why: &str) -> Error {

@@ -86,10 +86,7 @@ impl PageBlobStore {
                 if self.root.only.as_deref().is_some_and(|only| only != text) {
                     return Err(not_found("stat", path, "only one blob is mounted here"));
                 }
-                Ok(Place::Name(
-                    container.clone(),
-                    format!("{}{text}", self.root.prefix),
-                ))
+                Ok(Place::Name(container.clone(), format!("{}{text}", self.root.prefix)))
             }
             None if text.is_empty() => Ok(Place::Account),
             None => Ok(match text.split_once('/') {
@@ -210,11 +207,7 @@ impl PageBlobStore {
         }
         match blob {
             Some(found) => Ok(self.stat_of(at.target(), found)),
-            None => Err(not_found(
-                "List Blobs",
-                at.target(),
-                "there is no such blob or directory",
-            )),
+            None => Err(not_found("List Blobs", at.target(), "there is no such blob or directory")),
         }
     }
 
@@ -270,20 +263,14 @@ impl PageBlobStore {
 
     async fn list_containers(&self, cursor: Option<Cursor>) -> Result<ListPage> {
         let marker = cursor.map(|cursor| cursor.0);
-        let page = self
-            .rest
-            .list_containers(marker.as_deref(), LARGEST_PAGE)
-            .await?;
+        let page = self.rest.list_containers(marker.as_deref(), LARGEST_PAGE).await?;
         Ok(ListPage {
             entries: page
                 .containers
                 .into_iter()
                 .map(|(name, modified)| ListEntry {
                     name,
-                    stat: Stat {
-                        modified,
-                        ..Stat::directory()
-                    },
+                    stat: Stat { modified, ..Stat::directory() },
                 })
                 .collect(),
             next: page.next.map(|next| Cursor(next.into())),
@@ -300,12 +287,7 @@ impl PageBlobStore {
             None => (None, Fold::default()),
             Some(cursor) => {
                 let (marker, fold) = Fold::resume(cursor).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Other,
-                        "List Blobs",
-                        prefix,
-                        "this cursor is not ours",
-                    )
+                    Error::new(ErrorKind::Other, "List Blobs", prefix, "this cursor is not ours")
                 })?;
                 (Some(marker), fold)
             }
@@ -377,10 +359,7 @@ impl PageBlobStore {
         match self.stat(&path).await {
             Ok(mut stat) => {
                 stat.attributes.clear();
-                page.entries.push(ListEntry {
-                    name: only.to_owned(),
-                    stat,
-                });
+                page.entries.push(ListEntry { name: only.to_owned(), stat });
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -431,10 +410,7 @@ impl PageBlobStore {
         let mut tries = 0;
         let etag = loop {
             tries += 1;
-            let made = self
-                .rest
-                .create_page_blob(&at, FIRST_EPOCH, &condition)
-                .await;
+            let made = self.rest.create_page_blob(&at, FIRST_EPOCH, &condition).await;
             match made {
                 Ok(etag) => break etag,
                 // The documented answer to `If-None-Match: *` is AlreadyExists; both say the same.
@@ -458,18 +434,9 @@ impl PageBlobStore {
                 Err(error) => return Err(error),
             };
         };
-        let extent = Extent {
-            size: 0,
-            mark: Mark::Absent,
-        };
+        let extent = Extent { size: 0, mark: Mark::Absent };
         let rest = Arc::clone(&self.rest);
-        Ok(Arc::new(UpdatableBlob::new(
-            rest,
-            at,
-            etag,
-            extent,
-            Vec::new(),
-        )))
+        Ok(Arc::new(UpdatableBlob::new(rest, at, etag, extent, Vec::new())))
     }
 
     async fn make_directory(&self, path: &RemotePath) -> Result<()> {
@@ -504,12 +471,7 @@ impl PageBlobStore {
             ));
         }
         if names.is_empty() && self.look(&container, &name).await?.kind == Kind::File {
-            return Err(Error::new(
-                ErrorKind::NotDirectory,
-                "rmdir",
-                path,
-                "it is a blob",
-            ));
+            return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
         }
         if !names.is_empty() {
             let marker = self.rest.address(&container, &folder)?;
@@ -564,6 +526,7 @@ fn brief(found: &Properties) -> Stat {
     Stat {
         kind: Kind::File,
         len: found.extent().shown(),
+        allocated: None,
         modified: found.modified,
         version: Some(Version(Arc::clone(&found.etag))),
         read_only: found.blob_type.read_only(),
@@ -582,10 +545,7 @@ pub(super) fn is_directory(op: &'static str, path: &RemotePath) -> Error {
 impl Store for PageBlobStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            write: WriteModel::InPlace {
-                align: length::PAGE,
-                max: MAX_UPDATE,
-            },
+            write: WriteModel::InPlace { align: length::PAGE, max: MAX_UPDATE },
             immutable: false,
             max_len: MAX_LEN,
         }
@@ -622,8 +582,7 @@ impl Store for PageBlobStore {
                     self.list_names(&container, &self.root.prefix, cursor).await
                 }
                 Place::Name(container, name) => {
-                    self.list_names(&container, &format!("{name}/"), cursor)
-                        .await
+                    self.list_names(&container, &format!("{name}/"), cursor).await
                 }
             }
         })

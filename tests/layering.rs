@@ -34,13 +34,16 @@ const TABLE: &[(&str, &[&str])] = &[
     ("vfs", &["io", "store"]),
     ("io", &["store"]),
     ("backend", &["client", "store"]),
-    ("client", &[STORE_ERRORS]),
+    ("client", &[STORE_READS]),
     ("store", &[]),
     ("emulator", &[]),
     ("daemon", &[]),
     ("control", &[]),
     ("logging", &[]),
 ];
+
+/// The same, and where the bytes of a read go.
+const STORE_READS: &str = "store::{Error*, Outcome, Result, Retry, Sink}";
 
 /// The part of `store` that says how something failed.
 const STORE_ERRORS: &str = "store::{Error*, Outcome, Result, Retry}";

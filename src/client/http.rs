@@ -1,7 +1,7 @@
 //! Sending: one attempt over the transport, and the loops that make operations of attempts.
 
 use std::error::Error as _;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Once};
@@ -12,6 +12,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use super::body::{Pieces, Progress, length};
 use super::range::{Mismatch, Pin, check};
@@ -197,7 +198,7 @@ impl Client {
     /// Sends one attempt and waits for the head of a successful answer.
     async fn send<'a>(
         &'a self,
-        request: &Request,
+        request: &'a Request,
         range: Option<&Range<u64>>,
         deadline: Instant,
     ) -> std::result::Result<Open<'a>, Failure> {
@@ -218,7 +219,11 @@ impl Client {
         });
         let names = Names {
             service: &*self.service,
-            ours: self.service.client_request_id(&headers).map(str::to_owned),
+            url: &request.url,
+            ours: self
+                .service
+                .client_request_id_header()
+                .and_then(|name| headers.get(name).cloned()),
         };
         *attempt.headers_mut() = headers;
         let progress = Progress::default();
@@ -342,16 +347,21 @@ impl Open<'_> {
 /// What an attempt is called, for the log.
 struct Names<'a> {
     service: &'a dyn Service,
-    ours: Option<String>,
+    url: &'a Url,
+    ours: Option<HeaderValue>,
 }
 
 impl Names<'_> {
     fn show(&self, headers: Option<&HeaderMap>) -> String {
         let mut text = String::new();
-        if let Some(id) = &self.ours {
+        if let Some(id) = self.ours.as_ref().and_then(|id| id.to_str().ok()) {
             let _ = write!(text, "; client request {id}");
         }
-        if let Some(id) = headers.and_then(|headers| self.service.request_id(headers)) {
+        let theirs = self.service.request_id_header().zip(headers);
+        if let Some(id) = theirs
+            .and_then(|(name, headers)| headers.get(name))
+            .and_then(|id| id.to_str().ok())
+        {
             let _ = write!(text, "; request {id}");
         }
         text
@@ -360,11 +370,12 @@ impl Names<'_> {
     /// No answer, for a reason that the transport tells.
     fn lost(&self, error: &reqwest::Error) -> Failure {
         let connecting = error.is_connect();
+        let to = Host(self.url);
         let message = match (connecting, error.is_timeout()) {
-            _ if error.is_dns() => format!("the host name cannot be resolved: {}", root(error)),
-            (true, true) => format!("no connection within {} s", CONNECT.as_secs()),
-            (true, false) => format!("cannot connect: {}", root(error)),
-            (false, _) => format!("the connection broke: {}", chain(error)),
+            _ if error.is_dns() => format!("the name of {to} cannot be resolved: {}", root(error)),
+            (true, true) => format!("no connection to {to} within {} s", CONNECT.as_secs()),
+            (true, false) => format!("cannot connect to {to}: {}", root(error)),
+            (false, _) => format!("the connection to {to} broke: {}", chain(error)),
         };
         Failure {
             kind: if error.is_timeout() { ErrorKind::TimedOut } else { ErrorKind::Unavailable },
@@ -384,8 +395,21 @@ impl Names<'_> {
             again: Again::Later,
             outcome: outcome(None),
             retry_after: None,
-            message: "no answer in time".to_owned(),
+            message: format!("no answer from {} in time", Host(self.url)),
             ids: self.show(None),
+        }
+    }
+}
+
+/// Host and port of a URL.
+struct Host<'a>(&'a Url);
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.host_str().unwrap_or("(no host)"))?;
+        match self.0.port_or_known_default() {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
         }
     }
 }

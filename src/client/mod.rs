@@ -51,13 +51,13 @@ pub trait Service: Send + Sync + Debug {
         RANGE
     }
 
-    /// The service's own name for a request, for the log.
-    fn request_id<'a>(&self, _headers: &'a HeaderMap) -> Option<&'a str> {
+    /// The header of an answer that holds the service's own name for the request, for the log.
+    fn request_id_header(&self) -> Option<HeaderName> {
         None
     }
 
-    /// Our own name for a request, for the log.
-    fn client_request_id<'a>(&self, _headers: &'a HeaderMap) -> Option<&'a str> {
+    /// The header of a request that holds our own name for it, for the log.
+    fn client_request_id_header(&self) -> Option<HeaderName> {
         None
     }
 }

@@ -505,6 +505,9 @@ impl BlobMut for MemoryBlob {
 
     fn reserve(&self, capacity: u64) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            if capacity > MAX_LEN {
+                return fail(ErrorKind::TooLarge, "reserve", &self.path);
+            }
             let _alone = self.gate.write().await;
             self.store.pause().await;
             let mut content = self.content.lock();

@@ -268,6 +268,8 @@ pub trait BlobMut: Blob {
 
     /// Makes room up to `capacity` (rounded up to the alignment; never shrinks) without
     /// changing the length that others see.
+    ///
+    /// Errors: as [`set_len`](BlobMut::set_len).
     fn reserve(&self, capacity: u64) -> BoxFuture<'_, Result<()>>;
 
     /// Sets the length that readers see, durably. Cuts the capacity to it unless `keep_reserve`.

@@ -147,12 +147,12 @@ impl Service for BlobService {
         X_MS_RANGE
     }
 
-    fn request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        headers.get(X_MS_REQUEST_ID)?.to_str().ok()
+    fn request_id_header(&self) -> Option<HeaderName> {
+        Some(X_MS_REQUEST_ID)
     }
 
-    fn client_request_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        headers.get(X_MS_CLIENT_REQUEST_ID)?.to_str().ok()
+    fn client_request_id_header(&self) -> Option<HeaderName> {
+        Some(X_MS_CLIENT_REQUEST_ID)
     }
 }
 

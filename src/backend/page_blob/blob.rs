@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use http::header::HeaderValue;
 
-use super::client::{Address, Rest, etag_value};
+use super::address::{Address, etag_value};
+use super::client::Rest;
 use super::length::PAGE;
 use super::wire::{BlobType, Properties};
 use crate::client::Pin;

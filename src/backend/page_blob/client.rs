@@ -4,18 +4,18 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{
-    CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
+use percent_encoding::utf8_percent_encode;
 use url::Url;
 
+use super::address::{Address, Condition, Fence, QUERY, etag_value};
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
-use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
+use crate::store::{Error, ErrorKind, Outcome, Result, Retry, Sink};
 
 const X_MS_BLOB_CONTENT_LENGTH: HeaderName = HeaderName::from_static("x-ms-blob-content-length");
 const X_MS_BLOB_SEQUENCE_NUMBER: HeaderName = HeaderName::from_static("x-ms-blob-sequence-number");
@@ -24,106 +24,9 @@ const X_MS_COPY_ACTION: HeaderName = HeaderName::from_static("x-ms-copy-action")
 const X_MS_COPY_ID: HeaderName = HeaderName::from_static("x-ms-copy-id");
 const X_MS_COPY_SOURCE: HeaderName = HeaderName::from_static("x-ms-copy-source");
 const X_MS_COPY_STATUS: HeaderName = HeaderName::from_static("x-ms-copy-status");
-const X_MS_IF_SEQUENCE_NUMBER_LT: HeaderName =
-    HeaderName::from_static("x-ms-if-sequence-number-lt");
-const X_MS_LEASE_ID: HeaderName = HeaderName::from_static("x-ms-lease-id");
 const X_MS_PAGE_WRITE: HeaderName = HeaderName::from_static("x-ms-page-write");
 const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
 const X_MS_SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-ms-source-if-match");
-
-/// Everything but the unreserved characters of RFC 3986 is encoded: what signs the request and what
-/// sends it then agree on the path byte by byte.
-const PATH: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-
-/// The same within a query.
-const QUERY: &AsciiSet = &PATH.add(b'/');
-
-/// One blob's address.
-#[derive(Clone)]
-pub(super) struct Address {
-    url: Url,
-    target: Arc<str>,
-}
-
-impl Address {
-    /// The blob's name as it may be shown.
-    pub(super) fn target(&self) -> &Arc<str> {
-        &self.target
-    }
-}
-
-/// Shows the name alone: the URL may hold a signature.
-impl std::fmt::Debug for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Address({})", self.target)
-    }
-}
-
-/// On what an update of a whole blob depends.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Condition {
-    /// Nothing.
-    #[default]
-    None,
-    /// The blob is in this version.
-    Match(HeaderValue),
-    /// There is no such blob.
-    Absent,
-}
-
-impl Condition {
-    /// A condition on an ETag as the service gave it.
-    pub(super) fn etag(etag: &str) -> Condition {
-        // An ETag comes from a header or from XML; one that is no header value matches nothing.
-        Condition::Match(etag_value(etag))
-    }
-
-    /// A condition makes duplicates harmless; without one only the first sending is safe.
-    fn effect(&self) -> Effect {
-        match self {
-            Condition::None => Effect::Update,
-            Condition::Match(_) | Condition::Absent => Effect::Guarded,
-        }
-    }
-
-    fn put(&self, headers: &mut HeaderMap) {
-        match self {
-            Condition::None => {}
-            Condition::Match(etag) => {
-                headers.insert(IF_MATCH, etag.clone());
-            }
-            Condition::Absent => {
-                headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
-            }
-        }
-    }
-}
-
-/// An ETag as a header value.
-pub(super) fn etag_value(etag: &str) -> HeaderValue {
-    HeaderValue::from_str(etag).unwrap_or(HeaderValue::from_static("\"\""))
-}
-
-/// On what a page update depends, so that no one but the writer that means to makes it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Fence {
-    /// The lease that is held.
-    pub(super) lease: Option<HeaderValue>,
-    /// The blob's sequence number must be less than this.
-    pub(super) sequence_below: Option<u64>,
-}
-
-impl Fence {
-    fn put(&self, headers: &mut HeaderMap) {
-        if let Some(lease) = &self.lease {
-            headers.insert(X_MS_LEASE_ID, lease.clone());
-        }
-        if let Some(limit) = self.sequence_below {
-            headers.insert(X_MS_IF_SEQUENCE_NUMBER_LT, HeaderValue::from(limit));
-        }
-    }
-}
 
 /// What to list.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +53,8 @@ pub(super) struct Rest {
     sas: Sas,
     /// The most attempts of one operation.
     pub(super) attempts: u32,
+    /// Every call of the port ends within this time, however many operations it takes.
+    timeout: Duration,
 }
 
 /// A query to append, shown by nobody.
@@ -164,12 +69,40 @@ impl std::fmt::Debug for Sas {
 
 impl Rest {
     /// Operations through `http` at `endpoint`.
-    pub(super) fn new(http: Client, endpoint: &str, sas: Option<Arc<str>>) -> Rest {
+    pub(super) fn new(
+        http: Client,
+        endpoint: &str,
+        sas: Option<Arc<str>>,
+        timeout: Duration,
+    ) -> Rest {
         Rest {
             http,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             sas: Sas(sas),
             attempts: u32::MAX,
+            timeout,
+        }
+    }
+
+    /// Ends a call of several operations in time; each of them has its own deadline too.
+    ///
+    /// Errors: as `work`; `TimedOut`, with an unknown outcome.
+    pub(super) async fn within<T>(
+        &self,
+        op: &'static str,
+        target: impl std::fmt::Display,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(
+                ErrorKind::TimedOut,
+                op,
+                target,
+                format!("not done within {} s", self.timeout.as_secs()),
+            )
+            .with_retry(Retry::Exhausted)
+            .with_outcome(Outcome::Unknown)),
         }
     }
 
@@ -177,21 +110,17 @@ impl Rest {
     ///
     /// Errors: `BadName` for names that the service does not take.
     pub(super) fn address(&self, container: &str, name: &str) -> Result<Address> {
-        let target: Arc<str> = format!("{container}/{name}").into();
-        check_name(name).map_err(|why| Error::new(ErrorKind::BadName, "name", &target, why))?;
-        let mut text = format!("{}/{container}/", self.endpoint);
-        let _ = write!(text, "{}", utf8_percent_encode(name, PATH));
-        if let Some(sas) = &self.sas.0 {
-            let _ = write!(text, "?{sas}");
-        }
-        match Url::parse(&text) {
-            Ok(url) => Ok(Address { url, target }),
-            Err(error) => Err(Error::new(ErrorKind::BadName, "name", target, error.to_string())),
-        }
+        Address::new(&self.endpoint, container, name, self.sas.0.as_deref())
     }
 
     fn at(&self, op: &'static str, at: &Address, method: Method, effect: Effect) -> Request {
-        let mut request = Request::new(op, Arc::clone(&at.target), method, at.url.clone(), effect);
+        let mut request = Request::new(
+            op,
+            Arc::clone(at.target()),
+            method,
+            at.url().clone(),
+            effect,
+        );
         request.attempts = self.attempts;
         if request.method == Method::PUT {
             // Sent even when it is 0, which the service demands.
@@ -266,7 +195,7 @@ impl Rest {
         let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
         let reply = self.http.call(&request).await?;
         let properties = wire::parse_head(&reply.headers)
-            .map_err(|why| corrupt("Get Blob Properties", &at.target, &why))?;
+            .map_err(|why| corrupt("Get Blob Properties", at.target(), &why))?;
         Ok((properties, reply.headers))
     }
 
@@ -307,7 +236,7 @@ impl Rest {
             request.headers.insert(IF_MATCH, etag.clone());
         }
         let reply = self.http.call(&request).await?;
-        wire::parse_ranges(&reply.body).map_err(|why| corrupt("Get Page Ranges", &at.target, &why))
+        wire::parse_ranges(&reply.body).map_err(|why| corrupt("Get Page Ranges", at.target(), &why))
     }
 
     /// Put Page, update. Gives the new ETag.
@@ -445,11 +374,11 @@ impl Rest {
         condition: &Condition,
     ) -> Result<Copy> {
         let mut request = self.at("Copy Blob", to, Method::PUT, condition.effect());
-        let mut url = HeaderValue::from_str(source.url.as_str()).map_err(|_| {
+        let mut url = HeaderValue::from_str(source.url().as_str()).map_err(|_| {
             Error::new(
                 ErrorKind::BadName,
                 "Copy Blob",
-                &source.target,
+                source.target(),
                 "its URL cannot be sent in a header",
             )
         })?;
@@ -486,6 +415,8 @@ pub(super) struct Copy {
     pub(super) id: String,
     /// `success`, `pending`, `aborted` or `failed`.
     pub(super) status: String,
+    /// The URL of its source; told of the target alone.
+    pub(super) source: String,
 }
 
 impl Copy {
@@ -494,7 +425,11 @@ impl Copy {
             let value = headers.get(name).and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
-        Copy { id: text(&X_MS_COPY_ID), status: text(&X_MS_COPY_STATUS) }
+        Copy {
+            id: text(&X_MS_COPY_ID),
+            status: text(&X_MS_COPY_STATUS),
+            source: text(&X_MS_COPY_SOURCE),
+        }
     }
 }
 
@@ -515,47 +450,4 @@ fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
 fn range_value(range: &Range<u64>) -> HeaderValue {
     let text = format!("bytes={}-{}", range.start, range.end - 1);
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits are a header value")
-}
-
-/// The longest name, in UTF-16 units as the service counts; and the most segments.
-const LONGEST_NAME: usize = 1024;
-const MOST_SEGMENTS: usize = 254;
-
-/// Why the service does not take a name ("Naming and referencing containers, blobs, and metadata").
-fn check_name(name: &str) -> std::result::Result<(), String> {
-    if name.encode_utf16().count() > LONGEST_NAME {
-        return Err(format!(
-            "the path is longer than the {LONGEST_NAME} characters that the service takes"
-        ));
-    }
-    if name.split('/').count() > MOST_SEGMENTS {
-        return Err(format!(
-            "the path is deeper than the {MOST_SEGMENTS} levels that the service takes"
-        ));
-    }
-    if name.chars().any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}')) {
-        return Err("the service takes no control characters in names".to_owned());
-    }
-    // A URL cannot carry these: they would be resolved away.
-    if name.split('/').any(|part| part == "." || part == "..") {
-        return Err("a path cannot hold . or ..".to_owned());
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::check_name;
-
-    #[test]
-    fn names_that_the_service_takes() {
-        for good in ["a", "a/b", "ü %#?+&=", "a//b", "a.", &"x".repeat(1024)] {
-            assert!(check_name(good).is_ok(), "{good:?}");
-        }
-        let long = "x".repeat(1025);
-        let deep = "x/".repeat(254) + "x";
-        for bad in ["a\nb", "a/../b", "\u{7f}", "\u{85}", &long, &deep] {
-            assert!(check_name(bad).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -2,23 +2,26 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `config` | what was typed, as account, place and credential |
+//! | `config`, `credentials` | what was typed, as account, place and credential |
 //! | `auth` | signatures |
-//! | `client` | the REST operations, one method each |
+//! | `client`, `address` | the REST operations, one method each; where a blob is |
 //! | `wire`, `xml` | headers and documents as values |
 //! | `errors` | what error codes mean |
-//! | `store`, `listing`, `rename` | the namespace |
+//! | `store`, `lookup`, `listing`, `rename` | the namespace |
 //! | `blob` | one version, read-only |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
 
+mod address;
 mod auth;
 mod blob;
 mod client;
 mod config;
+mod credentials;
 mod errors;
 mod etags;
 mod length;
 mod listing;
+mod lookup;
 mod rename;
 mod store;
 mod updates;
@@ -87,7 +90,7 @@ fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
         Credential::Sas(sas) => Some(Arc::clone(sas)),
         Credential::SharedKey(_) | Credential::Anonymous => None,
     };
-    let mut rest = Rest::new(http, &config.endpoint, sas);
+    let mut rest = Rest::new(http, &config.endpoint, sas, config.timeout);
     rest.attempts = attempts;
     Ok(Arc::new(rest))
 }
@@ -131,14 +134,12 @@ async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> R
     let path = RemotePath::new(&config.path).expect("the path was checked when it was parsed");
     match store.stat(&path).await {
         Ok(stat) => Ok(stat.kind == Kind::File),
-        // A container that is missing says so itself; of a directory nothing need be there yet.
-        Err(error) if error.kind() == ErrorKind::NotFound && !says_container(&error) => Ok(false),
+        // Of a directory nothing need be there yet; but of a listing only the container can be missing.
+        Err(error) if error.kind() == ErrorKind::NotFound && error.op() != "List Blobs" => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
-}
-
-fn says_container(error: &Error) -> bool {
-    error.to_string().contains("ContainerNotFound")
 }
 
 /// The error of the first contact, with the source in front.

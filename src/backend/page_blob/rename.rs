@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::client::{Address, Condition, Copy, Rest};
+use super::address::{Address, Condition};
+use super::client::{Copy, Rest};
 use super::store::{PageBlobStore, is_directory};
 use crate::store::{Error, ErrorKind, Kind, Outcome, RemotePath, Replace, Result, Retry, Version};
 
@@ -29,6 +30,9 @@ pub(super) async fn rename(
         (Kind::File, Some(version)) => version,
         _ => return Err(is_directory("rename", from)),
     };
+    if from == to {
+        return Ok(());
+    }
     let (target, existing) = store.look_at("rename", to).await?;
     let replaced = match existing {
         Ok(stat) if stat.kind == Kind::Directory => return Err(is_directory("rename", to)),
@@ -37,16 +41,11 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    if from == to {
-        return Ok(());
-    }
-    copy(&store.rest, &source, &version, &target, replaced).await.map_err(|error| {
-        match (error.kind(), replace) {
-            (ErrorKind::Stale, Replace::Refused) if error.op() == "Copy Blob" => error,
-            _ => error,
-        }
-    })?;
-    store.rest.delete(&source, &Condition::etag(&version.0)).await
+    copy(&store.rest, &source, &version, &target, replaced).await?;
+    store
+        .rest
+        .delete(&source, &Condition::etag(&version.0))
+        .await
 }
 
 fn taken(path: &RemotePath) -> Error {
@@ -66,7 +65,10 @@ async fn copy(
         Some(version) => Condition::etag(&version.0),
         None => Condition::Absent,
     };
-    let mut copy = rest.copy(source, &version.0, target, &condition).await?;
+    let mut copy = match rest.copy(source, &version.0, target, &condition).await {
+        Ok(copy) => copy,
+        Err(error) => resolve(rest, source, target, &condition, error).await?,
+    };
     let deadline = Instant::now() + LONGEST_COPY;
     let mut pause = FIRST_LOOK;
     loop {
@@ -87,6 +89,28 @@ async fn copy(
                 return Err(failed(target, &why));
             }
         }
+    }
+}
+
+/// Tells what became of a copy that was refused: that an earlier attempt of it was applied, that the
+/// name was taken meanwhile, or what the service said.
+async fn resolve(
+    rest: &Rest,
+    source: &Address,
+    target: &Address,
+    condition: &Condition,
+    error: Error,
+) -> Result<Copy> {
+    if !matches!(error.kind(), ErrorKind::Stale | ErrorKind::AlreadyExists) {
+        return Err(error);
+    }
+    match rest.copy_state(target).await {
+        Ok(copy) if error.outcome() == Outcome::Unknown && source.is_at(&copy.source) => Ok(copy),
+        // The service may call the condition or the name the trouble.
+        Ok(_) if matches!(condition, Condition::Absent) => {
+            Err(error.with_kind(ErrorKind::AlreadyExists))
+        }
+        _ => Err(error),
     }
 }
 

@@ -5,26 +5,21 @@
 //! tools make them. This module makes `dir/`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use super::address::{Address, Condition};
 use super::blob::PinnedBlob;
-use super::client::{Address, Condition, Listing, Rest};
+use super::client::Rest;
+use super::config::is_container_name;
 use super::length::{Extent, Mark};
-use super::listing::{Fold, Found, Notes, unshowable};
+use super::listing::Notes;
 use super::updates::{MAX_LEN, MAX_UPDATE, UpdatableBlob};
-use super::wire::{Item, Properties, metadata_headers};
+use super::wire::metadata_headers;
 use super::{length, rename};
 use crate::store::{
-    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListEntry, ListPage,
-    Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
+    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Opened,
+    RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
 };
-
-/// The most names that the service gives in one page.
-const LARGEST_PAGE: u32 = 5000;
-
-/// How many names a [`Store::stat`] asks for: the blob, a few that sort before its directory (`a-b`,
-/// `a.b`), and the directory.
-const STAT_PAGE: u32 = 8;
 
 /// How often replacing a blob begins again because somebody else is replacing it too.
 const REPLACE_TRIES: u32 = 4;
@@ -60,10 +55,11 @@ pub(super) struct PageBlobStore {
     pub(super) rest: Arc<Rest>,
     root: Root,
     /// The credential is a signature, which may be for one blob or not allow listing.
-    may_lack_listing: bool,
+    pub(super) may_lack_listing: bool,
     /// It did not allow listing.
-    no_listing: AtomicBool,
-    notes: Notes,
+    pub(super) no_listing: AtomicBool,
+    /// What was said in the log.
+    pub(super) notes: Notes,
 }
 
 impl PageBlobStore {
@@ -89,10 +85,16 @@ impl PageBlobStore {
                 Ok(Place::Name(container.clone(), format!("{}{text}", self.root.prefix)))
             }
             None if text.is_empty() => Ok(Place::Account),
-            None => Ok(match text.split_once('/') {
-                Some((container, name)) => Place::Name(container.to_owned(), name.to_owned()),
-                None => Place::Top(text.to_owned()),
-            }),
+            None => {
+                let (container, name) = text.split_once('/').unwrap_or((text, ""));
+                if !is_container_name(container) {
+                    return Err(not_found("stat", path, "no container can have this name"));
+                }
+                Ok(match name {
+                    "" => Place::Top(container.to_owned()),
+                    name => Place::Name(container.to_owned(), name.to_owned()),
+                })
+            }
         }
     }
 
@@ -119,252 +121,6 @@ impl PageBlobStore {
     fn address(&self, op: &'static str, path: &RemotePath) -> Result<Address> {
         let (container, name) = self.name(op, path)?;
         self.rest.address(&container, &name)
-    }
-
-    /// What a name is: a directory wins. One request, unless many names sort between `name` and
-    /// `name/`.
-    async fn look(&self, container: &str, name: &str) -> Result<Stat> {
-        if self.no_listing.load(Ordering::Relaxed) {
-            return self.look_without_listing(container, name).await;
-        }
-        match self.look_by_listing(container, name).await {
-            Err(error)
-                if self.may_lack_listing
-                    && matches!(
-                        error.kind(),
-                        ErrorKind::PermissionDenied | ErrorKind::Unauthenticated
-                    ) =>
-            {
-                let found = self.look_without_listing(container, name).await;
-                // Without listing all names are files; only if that works is it so.
-                if found.is_ok() {
-                    self.no_listing.store(true, Ordering::Relaxed);
-                    return found;
-                }
-                Err(error)
-            }
-            result => result,
-        }
-    }
-
-    async fn look_without_listing(&self, container: &str, name: &str) -> Result<Stat> {
-        let at = self.rest.address(container, name)?;
-        let (found, _) = self.rest.head(&at).await?;
-        if found.is_directory_marker() {
-            return Ok(Stat::directory());
-        }
-        Ok(self.stat_of(at.target(), found))
-    }
-
-    async fn look_by_listing(&self, container: &str, name: &str) -> Result<Stat> {
-        // The same checks as for every other use of the name.
-        let at = self.rest.address(container, name)?;
-        let folder = format!("{name}/");
-        let mut blob: Option<Properties> = None;
-        let mut marker: Option<String> = None;
-        let settled = loop {
-            let page = self
-                .rest
-                .list(
-                    container,
-                    &Listing {
-                        prefix: name,
-                        folded: true,
-                        marker: marker.as_deref(),
-                        max: STAT_PAGE,
-                        attributes: true,
-                    },
-                )
-                .await?;
-            let mut passed = false;
-            for item in page.items {
-                passed |= item.name() > folder.as_str();
-                match item {
-                    Item::Prefix(found) if found == folder => return Ok(Stat::directory()),
-                    Item::Blob(found, properties) if found == name => blob = Some(*properties),
-                    // A server that does not fold shows what is below.
-                    Item::Blob(found, _) if found.starts_with(&folder) => {
-                        return Ok(Stat::directory());
-                    }
-                    _ => {}
-                }
-            }
-            match page.next {
-                None => break true,
-                Some(_) if passed => break true,
-                // Other names come between; asking for what is below is shorter than going on.
-                Some(_) if blob.is_some() => break false,
-                Some(next) => marker = Some(next),
-            }
-        };
-        if let Some(found) = &blob
-            && found.is_directory_marker()
-        {
-            return Ok(Stat::directory());
-        }
-        if !settled && self.has_below(container, &folder).await? {
-            return Ok(Stat::directory());
-        }
-        match blob {
-            Some(found) => Ok(self.stat_of(at.target(), found)),
-            None => Err(not_found("List Blobs", at.target(), "there is no such blob or directory")),
-        }
-    }
-
-    /// Whether any name begins with `prefix`.
-    async fn has_below(&self, container: &str, prefix: &str) -> Result<bool> {
-        Ok(!self.first_names(container, prefix, 1).await?.is_empty())
-    }
-
-    /// The first names that begin with `prefix`, at least `count` of them if there are as many.
-    async fn first_names(&self, container: &str, prefix: &str, count: u32) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        let mut marker: Option<String> = None;
-        loop {
-            let listing = Listing {
-                prefix,
-                folded: false,
-                marker: marker.as_deref(),
-                max: count,
-                attributes: false,
-            };
-            let page = self.rest.list(container, &listing).await?;
-            names.extend(page.items.iter().map(|item| item.name().to_owned()));
-            match page.next {
-                Some(next) if names.len() < count as usize => marker = Some(next),
-                _ => return Ok(names),
-            }
-        }
-    }
-
-    fn stat_of(&self, target: &str, found: Properties) -> Stat {
-        self.check_mark(target, found.extent());
-        let mut stat = brief(&found);
-        stat.attributes = found.attributes;
-        for (name, value) in found.metadata {
-            let name = format!("metadata.{name}").into();
-            stat.attributes.push((name, value));
-        }
-        stat
-    }
-
-    /// Says so once if a mark of the length cannot be true.
-    fn check_mark(&self, target: &str, extent: Extent) {
-        if !extent.mark.is_valid(extent.size) && self.notes.first(&format!("mark {target}")) {
-            log::warn!(
-                target: "http",
-                "{target}: metadata {} does not fit its size of {} bytes, which is shown instead; \
-                 another program has resized it",
-                length::KEY,
-                extent.size
-            );
-        }
-    }
-
-    async fn list_containers(&self, cursor: Option<Cursor>) -> Result<ListPage> {
-        let marker = cursor.map(|cursor| cursor.0);
-        let page = self.rest.list_containers(marker.as_deref(), LARGEST_PAGE).await?;
-        Ok(ListPage {
-            entries: page
-                .containers
-                .into_iter()
-                .map(|(name, modified)| ListEntry {
-                    name,
-                    stat: Stat { modified, ..Stat::directory() },
-                })
-                .collect(),
-            next: page.next.map(|next| Cursor(next.into())),
-        })
-    }
-
-    async fn list_names(
-        &self,
-        container: &str,
-        prefix: &str,
-        cursor: Option<Cursor>,
-    ) -> Result<ListPage> {
-        let (marker, mut fold) = match &cursor {
-            None => (None, Fold::default()),
-            Some(cursor) => {
-                let (marker, fold) = Fold::resume(cursor).ok_or_else(|| {
-                    Error::new(ErrorKind::Other, "List Blobs", prefix, "this cursor is not ours")
-                })?;
-                (Some(marker), fold)
-            }
-        };
-        let page = self
-            .rest
-            .list(
-                container,
-                &Listing {
-                    prefix,
-                    folded: true,
-                    marker: marker.as_deref(),
-                    max: LARGEST_PAGE,
-                    attributes: false,
-                },
-            )
-            .await?;
-        let mut entries = Vec::with_capacity(page.items.len());
-        for item in page.items {
-            let Some(name) = item.name().strip_prefix(prefix) else {
-                continue;
-            };
-            let found = match &item {
-                // The marker of this very directory.
-                Item::Blob(..) if name.is_empty() && !prefix.is_empty() => continue,
-                Item::Blob(full, properties) => {
-                    if properties.is_directory_marker() {
-                        Found::Blob(name, Stat::directory())
-                    } else {
-                        self.check_mark(full, properties.extent());
-                        Found::Blob(name, brief(properties))
-                    }
-                }
-                Item::Prefix(_) => Found::Directory(name.strip_suffix('/').unwrap_or(name)),
-            };
-            let shown = match &found {
-                Found::Blob(name, _) | Found::Directory(name) => *name,
-            };
-            if let Some(why) = unshowable(shown) {
-                if self.notes.first(why) {
-                    log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {:?}", item.name());
-                }
-                continue;
-            }
-            fold.take(found, &mut entries, |hidden| {
-                if self.notes.first(&format!("shadow {container}/{prefix}{hidden}")) {
-                    log::warn!(
-                        target: "http",
-                        "{container}/{prefix}{hidden}: the blob is not shown, because there is a directory of this name"
-                    );
-                }
-            });
-        }
-        let next = match page.next {
-            Some(next) => Some(fold.suspend(&next)),
-            None => {
-                fold.finish(&mut entries);
-                None
-            }
-        };
-        Ok(ListPage { entries, next })
-    }
-
-    /// The one entry of a mount of one blob.
-    async fn list_only(&self, only: &str) -> Result<ListPage> {
-        let path = RemotePath::root().join(only);
-        let path = path.ok_or_else(|| not_found("stat", only, "it cannot be shown"))?;
-        let mut page = ListPage::default();
-        match self.stat(&path).await {
-            Ok(mut stat) => {
-                stat.attributes.clear();
-                page.entries.push(ListEntry { name: only.to_owned(), stat });
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        Ok(page)
     }
 
     async fn open_name(&self, path: &RemotePath, access: Access) -> Result<Opened> {
@@ -521,20 +277,7 @@ impl PageBlobStore {
     }
 }
 
-/// What listings show of a blob.
-fn brief(found: &Properties) -> Stat {
-    Stat {
-        kind: Kind::File,
-        len: found.extent().shown(),
-        allocated: None,
-        modified: found.modified,
-        version: Some(Version(Arc::clone(&found.etag))),
-        read_only: found.blob_type.read_only(),
-        attributes: Vec::new(),
-    }
-}
-
-fn not_found(op: &'static str, target: impl std::fmt::Display, why: &str) -> Error {
+pub(super) fn not_found(op: &'static str, target: impl std::fmt::Display, why: &str) -> Error {
     Error::new(ErrorKind::NotFound, op, target, why)
 }
 
@@ -593,7 +336,8 @@ impl Store for PageBlobStore {
             if matches!(self.place(path)?, Place::Account | Place::Top(_)) {
                 return Err(is_directory("open", path));
             }
-            self.open_name(path, access).await
+            let open = self.open_name(path, access);
+            self.rest.within("open", path, open).await
         })
     }
 
@@ -604,7 +348,8 @@ impl Store for PageBlobStore {
     ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>> {
         Box::pin(async move {
             let at = self.address("create", path)?;
-            self.create_at(at, replace).await
+            let create = self.create_at(at, replace);
+            self.rest.within("create", path, create).await
         })
     }
 
@@ -613,7 +358,10 @@ impl Store for PageBlobStore {
         path: &'a RemotePath,
         version: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.remove_blob(path, version))
+        Box::pin(
+            self.rest
+                .within("unlink", path, self.remove_blob(path, version)),
+        )
     }
 
     fn rename<'a>(
@@ -622,14 +370,17 @@ impl Store for PageBlobStore {
         to: &'a RemotePath,
         replace: Replace,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(rename::rename(self, from, to, replace))
+        Box::pin(
+            self.rest
+                .within("rename", from, rename::rename(self, from, to, replace)),
+        )
     }
 
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.make_directory(path))
+        Box::pin(self.rest.within("mkdir", path, self.make_directory(path)))
     }
 
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.remove_directory(path))
+        Box::pin(self.rest.within("rmdir", path, self.remove_directory(path)))
     }
 }

@@ -20,8 +20,9 @@ use http::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
+use super::address::{Address, Condition, Fence};
 use super::blob::{allocated, check_inside, gone};
-use super::client::{Address, Condition, Fence, Rest};
+use super::client::Rest;
 use super::etags::Etags;
 use super::length::{Extent, KEY, Mark, PAGE, Step, plan, plan_reserve};
 use super::wire::META;
@@ -38,6 +39,10 @@ pub(super) const MAX_UPDATE: u64 = 4 << 20;
 /// enough for a lost race against our own answers.
 const STEP_TRIES: u32 = 3;
 
+/// How many steps of unknown outcome are remembered; more than a caller would try without asking
+/// what is there.
+const MOST_DOUBTS: usize = 8;
+
 /// A page blob and its only writer.
 #[derive(Debug)]
 pub(super) struct UpdatableBlob {
@@ -52,8 +57,8 @@ pub(super) struct UpdatableBlob {
 #[derive(Debug)]
 struct State {
     extent: Extent,
-    /// What a step whose outcome is not known would have made of it.
-    doubtful: Option<Extent>,
+    /// What steps whose outcome is not known would have made of it; mostly none.
+    doubtful: Vec<Extent>,
     etags: Etags<Arc<str>>,
     /// Metadata as it was found; the mark of the length may be among it.
     metadata: Vec<(HeaderName, HeaderValue)>,
@@ -75,7 +80,7 @@ impl UpdatableBlob {
             gate: RwLock::new(()),
             state: Mutex::new(State {
                 extent,
-                doubtful: None,
+                doubtful: Vec::new(),
                 etags: Etags::new(etag),
                 metadata,
                 fence: Fence::default(),
@@ -106,14 +111,20 @@ impl UpdatableBlob {
         Ok(())
     }
 
-    /// Makes the steps that `plan` wants, alone.
+    /// Makes the steps that `plan` wants, alone. The deadline covers the wait for updates in flight and
+    /// all steps; a change that is broken off shows the old length or the new one.
     async fn change(&self, plan: impl FnOnce(Extent) -> Vec<Step>) -> Result<()> {
-        let _alone = self.gate.write().await;
-        let steps = plan(self.state.lock().extent);
-        for step in steps {
-            self.step(step).await?;
-        }
-        Ok(())
+        let work = async {
+            let _alone = self.gate.write().await;
+            let steps = plan(self.state.lock().extent);
+            for step in steps {
+                self.step(step).await?;
+            }
+            Ok(())
+        };
+        self.rest
+            .within("Set Blob Properties", self.at.target(), work)
+            .await
     }
 
     /// Makes one step under the condition that nobody else has changed the blob. Sent again after an
@@ -125,11 +136,10 @@ impl UpdatableBlob {
                 let mut state = self.state.lock();
                 let wanted = state.extent.after(step);
                 // Until there is an answer, even if this future is dropped.
-                let doubt = state.doubtful.replace(wanted);
+                state.doubt(wanted);
                 let metadata = with_mark(&state.metadata, wanted.mark);
-                ((state.etags.start(), doubt), wanted, metadata, state.fence.clone())
+                (state.etags.start(), wanted, metadata, state.fence.clone())
             };
-            let (ticket, doubt) = ticket;
             let condition = Condition::etag(&etag);
             let sent = match step {
                 Step::Resize(size) => self.rest.resize(&self.at, size, &condition, &fence).await,
@@ -148,7 +158,7 @@ impl UpdatableBlob {
                 Err(error) => error,
             };
             if error.outcome() == Outcome::NotApplied {
-                self.state.lock().doubtful = doubt;
+                self.state.lock().doubtful.pop();
             }
             if error.kind() != ErrorKind::Stale {
                 return Err(removed(error));
@@ -162,20 +172,17 @@ impl UpdatableBlob {
                 continue;
             }
             let ours = found.extent();
-            if error.outcome() == Outcome::Unknown && ours == wanted {
-                state.etags.applied(ticket, found.etag);
-                state.settle(wanted, metadata);
+            if !state.doubtful.contains(&ours) {
+                return Err(error);
+            }
+            // The answer was lost, now or of a step before, and it was applied after all.
+            state.etags.applied(ticket, Arc::clone(&found.etag));
+            let metadata = with_mark(&state.metadata, ours.mark);
+            state.settle(ours, metadata);
+            if ours == wanted {
                 return Ok(());
             }
-            if doubt == Some(ours) {
-                // A step that failed long ago was applied after all.
-                state.etags.applied(ticket, Arc::clone(&found.etag));
-                let metadata = with_mark(&state.metadata, ours.mark);
-                state.settle(ours, metadata);
-                etag = found.etag;
-                continue;
-            }
-            return Err(error);
+            etag = found.etag;
         }
         Err(self.stale("its version does not settle"))
     }
@@ -200,11 +207,19 @@ impl UpdatableBlob {
 }
 
 impl State {
-    /// A step has been applied.
+    /// A step is about to be sent that would make this of the blob.
+    fn doubt(&mut self, wanted: Extent) {
+        if self.doubtful.len() == MOST_DOUBTS {
+            self.doubtful.remove(0);
+        }
+        self.doubtful.push(wanted);
+    }
+
+    /// A step has been applied, which also settles what came of those before it.
     fn settle(&mut self, extent: Extent, metadata: Vec<(HeaderName, HeaderValue)>) {
         self.extent = extent;
         self.metadata = metadata;
-        self.doubtful = None;
+        self.doubtful.clear();
     }
 }
 
@@ -235,7 +250,7 @@ fn removed(error: Error) -> Error {
 /// Whether a page update may be sent at all.
 fn check_update(op: &'static str, at: &Address, range: &Range<u64>, size: u64) -> Result<()> {
     check_inside(op, at, range, size)?;
-    if range.is_empty() || range.start % PAGE != 0 || range.end % PAGE != 0 {
+    if range.is_empty() || !range.start.is_multiple_of(PAGE) || !range.end.is_multiple_of(PAGE) {
         return Err(Error::new(
             ErrorKind::InvalidRange,
             op,

@@ -10,7 +10,8 @@ use super::error::{self, Failure};
 use super::lease::Leased;
 use super::reply::Reply;
 use super::request::{Call, Encryption};
-use super::storage::{Container, EntryState, Storage, Version};
+use super::storage::{Container, EntryState, Storage};
+use super::version::Version;
 
 /// What a request demands of the blob before it may go on. Parsed before the blob is looked up.
 #[derive(Debug)]

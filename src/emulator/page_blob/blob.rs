@@ -16,7 +16,8 @@ use super::hash;
 use super::record::{ContentHeaders, Kind, Properties};
 use super::reply::{Content, Reply};
 use super::request::{Call, PAGE, Payload, Range, check_blob_name};
-use super::storage::{Container, EntryState, Storage, Version};
+use super::storage::{Container, EntryState, Storage};
+use super::version::Version;
 
 /// Largest page blob: 8 TiB.
 pub(super) const LARGEST_PAGE_BLOB: u64 = 8 << 40;

@@ -48,6 +48,7 @@ mod service;
 mod spoil;
 mod storage;
 mod throttle;
+mod version;
 mod xml;
 
 use std::fmt;

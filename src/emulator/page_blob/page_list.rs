@@ -7,7 +7,8 @@ use super::error::{self, Failure};
 use super::record::Kind;
 use super::reply::Reply;
 use super::request::{Call, PAGE};
-use super::storage::{Storage, Version};
+use super::storage::Storage;
+use super::version::Version;
 use super::xml::Document;
 
 /// Ranges in one answer at most.

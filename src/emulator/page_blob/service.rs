@@ -255,7 +255,10 @@ impl Service {
     /// Keeps a request, and applies it when its time has come.
     fn hold(self: &Arc<Self>, call: Call, after: Option<Duration>) {
         let (wake, woken) = oneshot::channel();
-        self.held.lock().push(wake);
+        let mut held = self.held.lock();
+        held.retain(|wake| !wake.is_closed());
+        held.push(wake);
+        drop(held);
         let service = Arc::clone(self);
         let mut stop = self.stop.clone();
         tokio::spawn(async move {

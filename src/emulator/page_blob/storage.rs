@@ -29,24 +29,9 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::Pool;
 use super::clock::Clock;
-use super::data_file::{DataFile, OpenFiles, Staged};
-use super::ranges::{Change, PageMap};
+use super::data_file::{OpenFiles, Staged};
 use super::record::{self, ContainerInfo, Properties};
-
-/// Log entries that a page log may hold beyond what its map needs before it is written anew.
-const LOG_SLACK: u64 = 1 << 16;
-
-/// One blob's content with its properties: the blob itself, or one snapshot.
-#[derive(Debug)]
-pub(super) struct Version {
-    pub(super) props: Properties,
-    pub(super) data: Arc<DataFile>,
-    pub(super) pages: PageMap,
-    log: Arc<DataFile>,
-    log_len: u64,
-    /// The sidecar is behind in ETag and time.
-    stale: bool,
-}
+use super::version::Version;
 
 /// One block that waits for its list.
 #[derive(Debug)]
@@ -177,7 +162,11 @@ impl Storage {
         let dir = self.dir.join(account).join(&info.name);
         std::fs::create_dir_all(&dir)?;
         record::save(&dir.join("container.json"), &info)?;
-        Ok(Arc::new(Container { dir, info: RwLock::new(info), blobs: RwLock::default() }))
+        Ok(Arc::new(Container {
+            dir,
+            info: RwLock::new(info),
+            blobs: RwLock::default(),
+        }))
     }
 
     /// Removes a container's directory, once nothing leads to it any more.
@@ -190,14 +179,21 @@ impl Storage {
     /// A blob's first version, or the one that replaces another, without content.
     pub(super) fn new_version(&self, container: &Container, mut props: Properties) -> Version {
         props.incarnation = self.next_serial();
-        props.data =
-            format!("{}.{:x}", key(&props.name, props.snapshot.as_deref()), props.incarnation);
+        props.data = format!(
+            "{}.{:x}",
+            key(&props.name, props.snapshot.as_deref()),
+            props.incarnation
+        );
         self.version(&container.dir, props)
     }
 
     /// A file in which a body of this container can be collected.
     pub(super) fn stage(&self, container: &Container) -> io::Result<Staged> {
-        Staged::create(container.dir.join(format!("staged-{:x}", self.next_serial())))
+        Staged::create(
+            container
+                .dir
+                .join(format!("staged-{:x}", self.next_serial())),
+        )
     }
 
     /// Gives a version its new ETag and time, after a change.
@@ -208,17 +204,7 @@ impl Storage {
     }
 
     fn version(&self, dir: &Path, props: Properties) -> Version {
-        let file = |extension: &str| {
-            DataFile::new(dir.join(format!("{}.{extension}", props.data)), &self.open_files)
-        };
-        Version {
-            data: file("data"),
-            log: file("pages"),
-            pages: PageMap::default(),
-            log_len: 0,
-            stale: false,
-            props,
-        }
+        Version::new(dir, props, &self.open_files)
     }
 
     fn load_account(&self, dir: &Path) -> io::Result<Account> {
@@ -246,7 +232,11 @@ impl Storage {
         let mut used = HashSet::new();
         for item in std::fs::read_dir(&dir)? {
             let path = item?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name == "container.json" {
                 continue;
             }
@@ -265,7 +255,11 @@ impl Storage {
         }
         // What no sidecar names is left over from something that was never answered.
         for path in files {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let stem = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let extension = path.extension().unwrap_or_default();
             let known = extension == "data" || extension == "pages";
             if !(known && used.contains(&stem)) {
@@ -273,27 +267,31 @@ impl Storage {
             }
         }
         let entry = |(name, state): (String, EntryState)| {
-            (name.clone(), Arc::new(Entry { name, state: RwLock::new(state) }))
+            (
+                name.clone(),
+                Arc::new(Entry {
+                    name,
+                    state: RwLock::new(state),
+                }),
+            )
         };
         let blobs = blobs.into_iter().map(entry).collect();
-        Ok(Container { dir, info: RwLock::new(info), blobs: RwLock::new(blobs) })
+        Ok(Container {
+            dir,
+            info: RwLock::new(info),
+            blobs: RwLock::new(blobs),
+        })
     }
 
     fn load_version(&self, dir: &Path, sidecar: &Path, props: Properties) -> io::Result<Version> {
         let mut version = self.version(dir, props);
-        let changed = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
-        let written = changed(version.data.path()).max(changed(version.log.path()));
-        let log = match std::fs::read(version.log.path()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
+        let changed = |path: &Path| {
+            std::fs::metadata(path)
+                .and_then(|data| data.modified())
+                .ok()
         };
-        // A torn entry at the end belongs to a write that was never answered.
-        let (entries, _) = log.as_chunks::<{ Change::ENCODED }>();
-        for change in entries.iter().filter_map(Change::decode) {
-            version.pages.apply(change);
-        }
-        version.log_len = (entries.len() * Change::ENCODED) as u64;
+        let written = changed(version.data.path()).max(changed(version.log_path()));
+        version.replay_log()?;
         // A kill in the middle of a resize leaves bytes beyond the size that was written first.
         let size = version.props.size;
         if std::fs::metadata(version.data.path()).is_ok_and(|data| data.len() > size) {
@@ -319,7 +317,10 @@ fn key(name: &str, snapshot: Option<&str>) -> String {
     hash.update(name);
     hash.update([0]);
     hash.update(snapshot.unwrap_or_default());
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 impl Container {
@@ -331,9 +332,16 @@ impl Container {
     pub(super) fn with_entry<T>(&self, name: &str, change: impl FnOnce(&mut EntryState) -> T) -> T {
         loop {
             let entry = self.entry(name).unwrap_or_else(|| {
-                let fresh = || Entry { name: name.to_owned(), state: RwLock::default() };
+                let fresh = || Entry {
+                    name: name.to_owned(),
+                    state: RwLock::default(),
+                };
                 let mut blobs = self.blobs.write();
-                Arc::clone(blobs.entry(name.to_owned()).or_insert_with(|| Arc::new(fresh())))
+                Arc::clone(
+                    blobs
+                        .entry(name.to_owned())
+                        .or_insert_with(|| Arc::new(fresh())),
+                )
             });
             let mut state = entry.state.write();
             if state.detached {
@@ -351,7 +359,10 @@ impl Container {
 
     fn forget(&self, entry: &Arc<Entry>) {
         let mut blobs = self.blobs.write();
-        if blobs.get(&entry.name).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+        if blobs
+            .get(&entry.name)
+            .is_some_and(|found| Arc::ptr_eq(found, entry))
+        {
             blobs.remove(&entry.name);
         }
     }
@@ -383,88 +394,5 @@ impl Container {
 impl EntryState {
     fn is_empty(&self) -> bool {
         self.live.is_none() && self.snapshots.is_empty() && self.uncommitted.is_empty()
-    }
-}
-
-impl Version {
-    /// Records pages as written.
-    pub(super) fn mark_written(&mut self, start: u64, end: u64) -> io::Result<()> {
-        let change = self.pages.write(start, end, self.props.generation);
-        self.append(change.as_slice())
-    }
-
-    /// Clears pages, in the file and in the map.
-    pub(super) fn clear(&mut self, start: u64, end: u64) -> io::Result<()> {
-        self.data.punch(start, end)?;
-        let changes = self.pages.clear(start, end, self.props.generation);
-        self.append(&changes)
-    }
-
-    /// Takes a new size, once the sidecar has it.
-    pub(super) fn cut(&mut self, size: u64) -> io::Result<()> {
-        self.data.shrink(size)?;
-        self.forget_beyond(size)
-    }
-
-    fn forget_beyond(&mut self, size: u64) -> io::Result<()> {
-        let changes = self.pages.clear(size, u64::MAX, self.props.generation);
-        self.append(&changes)
-    }
-
-    /// Takes over content and page map of another version.
-    pub(super) fn copy_content(&mut self, source: &Self) -> io::Result<()> {
-        let size = source.props.size;
-        if source.props.kind == super::record::Kind::Page {
-            self.data.copy_from(&source.data, source.pages.data(0, size))?;
-            self.pages = source.pages.clone();
-            self.rewrite_log()
-        } else {
-            self.data.copy_from(&source.data, std::iter::once((0, size)))
-        }
-    }
-
-    /// As [`Version::copy_content`], for a blob of its own: what is known of changes stays behind.
-    pub(super) fn copy_pages(&mut self, source: &Self) -> io::Result<()> {
-        let size = source.props.size;
-        self.data.copy_from(&source.data, source.pages.data(0, size))?;
-        for (start, end) in source.pages.data(0, size) {
-            self.pages.write(start, end, 0);
-        }
-        self.rewrite_log()
-    }
-
-    /// Takes the files of another version, which is not used any more.
-    pub(super) fn take_content(&mut self, other: &Self) -> io::Result<()> {
-        other.data.rename_to(&self.data)?;
-        self.pages = other.pages.clone();
-        other.log.remove();
-        self.rewrite_log()
-    }
-
-    /// Removes the files of a version that nothing leads to any more.
-    pub(super) fn remove_files(&self) {
-        self.data.remove();
-        self.log.remove();
-    }
-
-    fn append(&mut self, changes: &[Change]) -> io::Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let entry = Change::ENCODED as u64;
-        if self.log_len > entry * (4 * self.pages.len() as u64 + LOG_SLACK) {
-            return self.rewrite_log();
-        }
-        let bytes: Vec<u8> = changes.iter().flat_map(|change| change.encode()).collect();
-        self.log.write(&bytes, self.log_len)?;
-        self.log_len += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn rewrite_log(&mut self) -> io::Result<()> {
-        let bytes: Vec<u8> = self.pages.changes().flat_map(Change::encode).collect();
-        self.log.replace(&bytes)?;
-        self.log_len = bytes.len() as u64;
-        Ok(())
     }
 }

@@ -1,1 +1,0 @@
-//! One suite of tests for every implementation of the port.

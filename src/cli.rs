@@ -167,17 +167,17 @@ fn execute(command: Command) -> Result<u8, Failure> {
         #[cfg(feature = "emulator")]
         Command::Demo(args) => demo::demo(args.dir, &args.command),
         #[cfg(feature = "emulator")]
-        Command::Emulator(EmulatorArgs {
-            service: EmulatedService::PageBlob(args),
-        }) => emulator::page_blob(emulator::Settings {
-            listen: args.listen,
-            data: args.data,
-            containers: args.containers,
-            latency: args.latency.unwrap_or_default(),
-            connection_rate: args.connection_rate,
-            throttle: args.throttle,
-            faults: args.faults,
-        }),
+        Command::Emulator(EmulatorArgs { service: EmulatedService::PageBlob(args) }) => {
+            emulator::page_blob(emulator::Settings {
+                listen: args.listen,
+                data: args.data,
+                containers: args.containers,
+                latency: args.latency.unwrap_or_default(),
+                connection_rate: args.connection_rate,
+                throttle: args.throttle,
+                faults: args.faults,
+            })
+        }
     }
 }
 

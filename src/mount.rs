@@ -170,8 +170,7 @@ impl Mounted {
                 },
                 Err(error) => return Err(self.failed(&error.to_string())),
             };
-            self.life
-                .wait_until(Some(ended_by), |life| life.session_ended);
+            self.life.wait_until(Some(ended_by), |life| life.session_ended);
         }
         // Closing the last handles may have left something to write.
         self.flush_until(deadline.max(Instant::now() + SHUTDOWN))

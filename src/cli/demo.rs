@@ -50,10 +50,7 @@ pub(super) fn demo(dir: Option<PathBuf>, command: &[OsString]) -> Result<u8, Fai
     mount_point::check_fuse(daemon::caller().0, false).map_err(Failure::other)?;
 
     let service = start_service(&dir.join(".data"))?;
-    let variable = (
-        "AZURE_STORAGE_CONNECTION_STRING",
-        service.connection_string(),
-    );
+    let variable = ("AZURE_STORAGE_CONNECTION_STRING", service.connection_string());
     let mut mount = start_mount(&service, &disks, &variable)?;
     if let Some(code) = wait_until_usable(&mut mount, &disks, &signals)? {
         return Ok(code);
@@ -116,9 +113,7 @@ fn start_mount(
         .process_group(0);
     daemon::unblock_signals_in(&mut command);
     daemon::stop_with_this_thread(&mut command);
-    command
-        .spawn()
-        .map_err(|error| Failure::other(format!("cannot start the mount: {error}")))
+    command.spawn().map_err(|error| Failure::other(format!("cannot start the mount: {error}")))
 }
 
 /// Waits until the mount serves. If it has ended instead, its exit code; it has said why.
@@ -155,12 +150,10 @@ fn wait_for_end(mount: &mut Child, signals: &Receiver<Signal>) -> Result<u8, Fai
 }
 
 fn run_command(command: &mut Command, signals: &Receiver<Signal>) -> Result<u8, Failure> {
-    let mut child = daemon::unblock_signals_in(command)
-        .spawn()
-        .map_err(|error| {
-            let program = command.get_program().display();
-            Failure::other(format!("{program} cannot be run: {error}"))
-        })?;
+    let mut child = daemon::unblock_signals_in(command).spawn().map_err(|error| {
+        let program = command.get_program().display();
+        Failure::other(format!("{program} cannot be run: {error}"))
+    })?;
     loop {
         if let Some(status) = ended(&mut child)? {
             return Ok(code_of(status));
@@ -197,9 +190,7 @@ fn ended(child: &mut Child) -> Result<Option<ExitStatus>, Failure> {
 
 /// The exit code as a shell shows it.
 fn code_of(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     u8::try_from(code).unwrap_or(1)
 }
 

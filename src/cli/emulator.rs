@@ -110,10 +110,7 @@ fn config_of(settings: Settings) -> Result<Config, Failure> {
             page_blob::parse_faults(&text).map_err(|error| named(&error))?
         }
     };
-    let unlimited = page_blob::Throttle {
-        requests: f64::INFINITY,
-        bytes: f64::INFINITY,
-    };
+    let unlimited = page_blob::Throttle { requests: f64::INFINITY, bytes: f64::INFINITY };
     Ok(Config {
         listen: settings.listen,
         data: settings.data,

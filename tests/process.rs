@@ -2,6 +2,7 @@
 //! real mounts of the built-in server; needs root and `/dev/fuse`.
 
 #![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

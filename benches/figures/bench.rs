@@ -215,7 +215,7 @@ impl Bench {
                 (baseline(), sample)
             };
             eprintln!(
-                "  {:>10.1} against {:>10.1} ({:.2}), daemon {:.2} + {:.2} s, server {:.2} + {:.2} s",
+                "  {:>10.1} against {:>10.1} ({:.2}), daemon {:.2} + {:.2} s, server {:.2} + {:.2} s; {}",
                 pair.1.rate,
                 pair.0,
                 pair.1.rate / pair.0,
@@ -223,6 +223,7 @@ impl Bench {
                 pair.1.cpu.0.system.as_secs_f64(),
                 pair.1.cpu.1.user.as_secs_f64(),
                 pair.1.cpu.1.system.as_secs_f64(),
+                pair.1.counts.show(),
             );
             pairs.push(pair);
             if interrupted() {

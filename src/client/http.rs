@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{Pieces, Progress, length};
+use super::pressure::{Place, Pressure};
 use super::range::{Mismatch, Pin, check};
 use super::request::{Effect, Reply, Request};
 use super::retry::{Attempts, Failure, retry_after};
@@ -53,6 +54,7 @@ pub struct Client {
     service: Arc<dyn Service>,
     config: Config,
     slots: Semaphore,
+    pressure: Pressure,
 }
 
 impl Client {
@@ -90,14 +92,18 @@ impl Client {
                     ),
                 )
             })?;
-        Ok(Client { transport, service, slots: Semaphore::new(config.connections.max(1)), config })
+        let slots = Semaphore::new(config.connections.max(1));
+        Ok(Client { transport, service, config, slots, pressure: Pressure::default() })
     }
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
     pub async fn call(&self, request: &Request) -> Result<Reply> {
         let mut attempts = Attempts::new(request, self.config.timeout);
+        let place = self.pressure.place(&request.target);
         loop {
-            match self.call_once(request, attempts.deadline()).await {
+            let deadline = attempts.deadline();
+            let attempt = self.call_once(request, deadline);
+            match in_turn(&place, length(&request.body), deadline, attempt).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => attempts.after(failure).await?,
             }
@@ -134,12 +140,14 @@ impl Client {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let mut attempts = Attempts::new(request, self.config.timeout);
+        let place = self.pressure.place(&request.target);
         let mut at = range.start;
         let mut wrong = 0;
         while at < range.end {
             let before = at;
             let deadline = attempts.deadline();
-            match self.read_once(request, &mut at, range.end, &pin, sink, deadline).await {
+            let attempt = self.read_once(request, &mut at, range.end, &pin, sink, deadline);
+            match in_turn(&place, range.end - before, deadline, attempt).await {
                 Ok(()) => debug_assert_eq!(at, range.end, "a read gives exactly its range"),
                 Err(mut failure) => {
                     if failure.kind == ErrorKind::Corrupt {
@@ -234,16 +242,7 @@ impl Client {
 
         let slot = match timeout_at(deadline, self.slots.acquire()).await {
             Ok(slot) => slot.expect("the semaphore is never closed"),
-            Err(_) => {
-                return Err(Failure {
-                    kind: ErrorKind::TimedOut,
-                    again: Again::Later,
-                    outcome: Outcome::NotApplied,
-                    retry_after: None,
-                    message: "all connections were busy until the deadline".to_owned(),
-                    ids: String::new(),
-                });
-            }
+            Err(_) => return Err(never_sent("all connections were busy until the deadline")),
         };
         let mut sending = pin!(self.transport.execute(attempt));
         let response = loop {
@@ -267,6 +266,40 @@ impl Client {
             Ok(None) | Err(_) => Bytes::new(),
         };
         Err(open.refused(status, &body))
+    }
+}
+
+/// Makes an attempt when its target may be asked, and tells what came of it.
+async fn in_turn<T>(
+    place: &Place<'_>,
+    bytes: u64,
+    deadline: Instant,
+    attempt: impl Future<Output = std::result::Result<T, Failure>>,
+) -> std::result::Result<T, Failure> {
+    if !place.turn(bytes, deadline).await {
+        return Err(never_sent("the service was too busy until the deadline"));
+    }
+    let began = Instant::now();
+    let result = attempt.await;
+    match &result {
+        Ok(_) => place.served(),
+        Err(failure) if failure.kind == ErrorKind::RateLimited => {
+            place.refused(began, failure.retry_after);
+        }
+        Err(_) => {}
+    }
+    result
+}
+
+/// There was no time left to send anything.
+fn never_sent(why: &str) -> Failure {
+    Failure {
+        kind: ErrorKind::TimedOut,
+        again: Again::Later,
+        outcome: Outcome::NotApplied,
+        retry_after: None,
+        message: why.to_owned(),
+        ids: String::new(),
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod body;
 mod http;
+mod pressure;
 mod range;
 mod request;
 mod retry;

@@ -8,6 +8,8 @@
 //! | guarded | temporary                                      | again; the outcome of a later failure is unknown if this one's was |
 //! | update  | temporary, surely not applied (408, 429, 503, never connected) | again |
 //! | update  | temporary, outcome unknown                     | ends, with `Outcome::Unknown` |
+//!
+//! The pause after a refusal for being too busy is not made here: see `pressure`.
 
 use std::time::{Duration, SystemTime};
 
@@ -81,7 +83,13 @@ impl<'a> Attempts<'a> {
             };
             return Err(self.end(failure, retry));
         }
-        let pause = pause(self.step, failure.retry_after, random());
+        // The next attempt waits in the line of its target.
+        let lined_up = failure.kind == ErrorKind::RateLimited;
+        let pause = if lined_up {
+            failure.retry_after.unwrap_or_default()
+        } else {
+            pause(self.step, failure.retry_after, random())
+        };
         if self.made >= self.request.attempts || Instant::now() + pause >= self.deadline {
             return Err(self.end(failure, Retry::Exhausted));
         }
@@ -91,7 +99,9 @@ impl<'a> Attempts<'a> {
             self.request.op, self.request.target, failure.message, pause.as_millis(), failure.ids
         );
         self.step += 1;
-        tokio::time::sleep(pause).await;
+        if !lined_up {
+            tokio::time::sleep(pause).await;
+        }
         Ok(())
     }
 

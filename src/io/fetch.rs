@@ -24,8 +24,9 @@ const SHORTEST_GET: u64 = 1 << 20;
 /// The longest GET of a stream, in bytes: at 60 MiB/s a connection it lasts about ten times its first
 /// byte's time; longer ones waste what is not consumed.
 const LONGEST_GET: u64 = 8 << 20;
-/// GETs of a stream before the next longer size is used, so that the first ones do not all end at once.
-const GETS_OF_ONE_SIZE: u64 = 3;
+/// GETs of a stream before the next longer size is used: the reader waits for the first ones to their
+/// end, so they are short as long as there are fewer of them than connections.
+const GETS_OF_ONE_SIZE: u64 = 8;
 /// A segment at least this long fills a pooled block; shorter ones are allocated to measure.
 const POOLED: u64 = BLOCK / 2;
 

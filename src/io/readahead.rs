@@ -11,6 +11,9 @@ use super::span::Span;
 const BELIEVED: u64 = 320 << 10;
 /// Window of a stream that has just been believed, in bytes.
 const FIRST_WINDOW: u64 = 16 << 20;
+/// A window doubles when this part of it has been consumed. Later, and the connections stand idle while it
+/// opens; sooner, and a reader that stops early has more fetched in vain.
+const GROWS_AFTER: u64 = 8;
 /// Reads may come this far out of order, in bytes: one kernel readahead.
 const SLACK: u64 = 1 << 20;
 /// Streams told apart in one handle; the least recently read is given up for a new one.
@@ -87,8 +90,8 @@ impl Planner {
             stream.believed = true;
             stream.opened_at = stream.next;
         }
-        // Half a window consumed since it last grew: the reader is fast enough for twice as much.
-        if stream.next - stream.opened_at >= stream.window / 2 {
+        // A part of a window consumed since it last grew: the reader is fast enough for twice as much.
+        if stream.next - stream.opened_at >= stream.window / GROWS_AFTER {
             stream.window = (stream.window * 2).min(self.max_window);
             stream.opened_at = stream.next;
         }

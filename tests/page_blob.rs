@@ -2,6 +2,7 @@
 //! a request costs, and what users are told.
 
 #![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 #[path = "support/rest.rs"]
 mod rest;

@@ -135,18 +135,12 @@ struct Failure {
 impl Failure {
     /// What was typed makes no sense.
     fn usage(line: impl fmt::Display) -> Failure {
-        Failure {
-            code: 2,
-            line: line.to_string(),
-        }
+        Failure { code: 2, line: line.to_string() }
     }
 
     /// What was typed makes sense and cannot be done.
     fn other(line: impl fmt::Display) -> Failure {
-        Failure {
-            code: 1,
-            line: line.to_string(),
-        }
+        Failure { code: 1, line: line.to_string() }
     }
 
     fn report(self) -> u8 {

@@ -33,12 +33,7 @@ const SMALLEST_BUDGET: u64 = 4 << 20;
 
 /// The `-o` words that every source takes.
 pub const MOUNT_OPTIONS: &[OptionSpec] = &[
-    OptionSpec {
-        name: "ro",
-        value: None,
-        default: None,
-        help: "Mount read-only",
-    },
+    OptionSpec { name: "ro", value: None, default: None, help: "Mount read-only" },
     OptionSpec {
         name: "rw",
         value: None,
@@ -324,11 +319,7 @@ fn split(text: &str) -> Vec<Word> {
         let last = words.last_mut().expect("there is always one");
         match char {
             ',' => words.push(String::new()),
-            '\\' => last.push(
-                chars
-                    .next_if(|next| matches!(next, ',' | '\\'))
-                    .unwrap_or('\\'),
-            ),
+            '\\' => last.push(chars.next_if(|next| matches!(next, ',' | '\\')).unwrap_or('\\')),
             _ => last.push(char),
         }
     }
@@ -336,14 +327,8 @@ fn split(text: &str) -> Vec<Word> {
         .into_iter()
         .filter(|word| !word.is_empty())
         .map(|word| match word.split_once('=') {
-            Some((name, value)) => Word {
-                name: name.to_owned(),
-                value: Some(value.to_owned()),
-            },
-            None => Word {
-                name: word,
-                value: None,
-            },
+            Some((name, value)) => Word { name: name.to_owned(), value: Some(value.to_owned()) },
+            None => Word { name: word, value: None },
         })
         .collect()
 }
@@ -464,14 +449,8 @@ mod tests {
     fn malformed_values_name_option_value_and_expectation() {
         for (option, line) in [
             ("uid=me", "option uid: \"me\" is not a number, such as 1000"),
-            (
-                "gid=4294967295",
-                "option gid: \"4294967295\" is not a number, such as 1000",
-            ),
-            (
-                "umask=9",
-                "option umask: \"9\" is not octal permission bits, such as 022",
-            ),
+            ("gid=4294967295", "option gid: \"4294967295\" is not a number, such as 1000"),
+            ("umask=9", "option umask: \"9\" is not octal permission bits, such as 022"),
             (
                 "cache_size=1MiB",
                 "option cache_size: \"1MiB\" is not a size of at least 4MiB, such as 512MiB",
@@ -484,10 +463,7 @@ mod tests {
                 "attr_timeout=-1",
                 "option attr_timeout: \"-1\" is not a time, such as 30, 0.5 or 200ms",
             ),
-            (
-                "timeout=0",
-                "option timeout: \"0\" is not a time above 0, such as 60 or 500ms",
-            ),
+            ("timeout=0", "option timeout: \"0\" is not a time above 0, such as 60 or 500ms"),
             ("ro=1", "option ro takes no value; write -o ro"),
             ("uid", "option uid needs a value; write -o uid=NUMBER"),
         ] {
@@ -499,25 +475,16 @@ mod tests {
     fn unknown_options_get_the_nearest_name() {
         let scheme = &backend::SCHEMES[0];
         let line = |name: &str| unknown_option(name, scheme).0;
-        assert_eq!(
-            line("chache_size"),
-            "unknown option \"chache_size\"; did you mean cache_size?"
-        );
-        assert_eq!(
-            line("alow_other"),
-            "unknown option \"alow_other\"; did you mean allow_other?"
-        );
+        assert_eq!(line("chache_size"), "unknown option \"chache_size\"; did you mean cache_size?");
+        assert_eq!(line("alow_other"), "unknown option \"alow_other\"; did you mean allow_other?");
         assert!(line("compression").contains("--help"));
     }
 
     #[test]
     fn distance() {
-        for (a, b, distance) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("kitten", "sitting", 3),
-            ("ro", "rw", 1),
-        ] {
+        for (a, b, distance) in
+            [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("ro", "rw", 1)]
+        {
             assert_eq!(edit_distance(a, b), distance);
             assert_eq!(edit_distance(b, a), distance);
         }
@@ -526,14 +493,9 @@ mod tests {
     #[test]
     fn lone_backslashes_stand_for_themselves() {
         let words = split(r"a=C:\dir,,b=x\,y\\,c\");
-        let shown: Vec<_> = words
-            .iter()
-            .map(|word| (word.name.as_str(), word.value.as_deref()))
-            .collect();
-        assert_eq!(
-            shown,
-            [("a", Some(r"C:\dir")), ("b", Some(r"x,y\")), (r"c\", None)]
-        );
+        let shown: Vec<_> =
+            words.iter().map(|word| (word.name.as_str(), word.value.as_deref())).collect();
+        assert_eq!(shown, [("a", Some(r"C:\dir")), ("b", Some(r"x,y\")), (r"c\", None)]);
     }
 
     proptest! {

@@ -75,10 +75,7 @@ impl Server {
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept(&listener, &served, &open))?;
-        Ok(Server {
-            path,
-            conversations,
-        })
+        Ok(Server { path, conversations })
     }
 
     /// Removes the socket and lets answers that are due get out, for a short time.
@@ -100,17 +97,15 @@ fn accept(listener: &UnixListener, served: &Arc<dyn Served>, open: &Arc<AtomicUs
         };
         let served = Arc::clone(served);
         let conversation = Conversation::begin(open);
-        let spawned = thread::Builder::new()
-            .name("control-peer".to_owned())
-            .spawn(move || {
-                // A peer that went away needs no answer, and what it asked for goes on.
-                let unmounted = converse(&stream, &served).unwrap_or(false);
-                conversation.end();
-                if unmounted {
-                    // This connection ends with the process, so that the peer knows when that was.
-                    std::mem::forget(stream);
-                }
-            });
+        let spawned = thread::Builder::new().name("control-peer".to_owned()).spawn(move || {
+            // A peer that went away needs no answer, and what it asked for goes on.
+            let unmounted = converse(&stream, &served).unwrap_or(false);
+            conversation.end();
+            if unmounted {
+                // This connection ends with the process, so that the peer knows when that was.
+                std::mem::forget(stream);
+            }
+        });
         if let Err(error) = spawned {
             log::warn!(target: "control", "no thread for a connection: {error}");
         }
@@ -177,10 +172,7 @@ fn converse(mut stream: &UnixStream, served: &Arc<dyn Served>) -> io::Result<boo
 }
 
 fn unmount_request(line: &str) -> Option<Duration> {
-    let millis = line
-        .strip_suffix('\n')?
-        .strip_prefix("unmount ")?
-        .strip_suffix("ms")?;
+    let millis = line.strip_suffix('\n')?.strip_prefix("unmount ")?.strip_suffix("ms")?;
     millis.parse().ok().map(Duration::from_millis)
 }
 
@@ -237,7 +229,7 @@ impl Client {
                 None if line == "ok\n" => break,
                 _ => {
                     return Err(
-                        "the daemon ended before it had said that every byte is written".to_owned(),
+                        "the daemon ended before it had said that every byte is written".to_owned()
                     );
                 }
             }
@@ -263,10 +255,9 @@ fn runtime_dir(user: u32) -> PathBuf {
 fn runtime_dirs(user: u32) -> Vec<PathBuf> {
     match user {
         0 => vec!["/run/blobdir".into(), "/tmp/blobdir-0".into()],
-        _ => vec![
-            format!("/run/user/{user}/blobdir").into(),
-            format!("/tmp/blobdir-{user}").into(),
-        ],
+        _ => {
+            vec![format!("/run/user/{user}/blobdir").into(), format!("/tmp/blobdir-{user}").into()]
+        }
     }
 }
 
@@ -280,10 +271,7 @@ fn make_private(dir: &Path, user: u32) -> io::Result<()> {
     if found.is_dir() && found.uid() == user && found.permissions().mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(io::Error::other(format!(
-        "{} is not a directory of this user alone",
-        dir.display()
-    )))
+    Err(io::Error::other(format!("{} is not a directory of this user alone", dir.display())))
 }
 
 #[cfg(test)]
@@ -337,9 +325,7 @@ mod tests {
         let (_dir, server, stream) = serve(None);
         close_when_answered(&stream);
         let mut seen = Vec::new();
-        Client(stream)
-            .unmount(Duration::from_millis(1500), |bytes| seen.push(bytes))
-            .unwrap();
+        Client(stream).unmount(Duration::from_millis(1500), |bytes| seen.push(bytes)).unwrap();
         assert_eq!(seen.first(), Some(&4096));
         assert_eq!(seen.last(), Some(&0));
         let path = server.path.clone();
@@ -366,13 +352,7 @@ mod tests {
 
     #[test]
     fn other_requests_are_refused() {
-        for request in [
-            "status\n",
-            "unmount\n",
-            "unmount 1s\n",
-            "unmount -1ms\n",
-            "\n",
-        ] {
+        for request in ["status\n", "unmount\n", "unmount 1s\n", "unmount -1ms\n", "\n"] {
             let (_dir, _server, mut stream) = serve(None);
             stream.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();

@@ -122,9 +122,7 @@ impl Readiness {
     /// Lets the command print `line` and exit with `code`.
     pub fn failed(mut self, code: u8, line: &str) {
         // A command that is gone cannot print.
-        let _ = self
-            .pipe
-            .write_all(&[&[b'F', code], line.as_bytes()].concat());
+        let _ = self.pipe.write_all(&[&[b'F', code], line.as_bytes()].concat());
     }
 }
 
@@ -159,10 +157,7 @@ fn close_inherited() -> io::Result<()> {
 }
 
 fn point_at_null(descriptors: &[i32]) -> io::Result<()> {
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for descriptor in descriptors {
         // SAFETY: both are open descriptors; the replaced one is a standard stream, which Rust's
         // library uses by number only.

@@ -73,11 +73,7 @@ pub fn started(in_background: bool) {
         Sink::File(_) => return,
         _ => Vec::new(),
     };
-    *sink = if in_background {
-        Sink::system_log()
-    } else {
-        Sink::Stderr
-    };
+    *sink = if in_background { Sink::system_log() } else { Sink::Stderr };
     for (level, line) in held {
         sink.write(level, &line);
     }
@@ -109,11 +105,7 @@ impl Log for Logger {
         let line = if sink.stamps_lines() {
             text
         } else {
-            format!(
-                "{} {:5} {text}",
-                timestamp(SystemTime::now()),
-                record.level()
-            )
+            format!("{} {:5} {text}", timestamp(SystemTime::now()), record.level())
         };
         sink.write(record.level(), &line);
     }
@@ -123,10 +115,7 @@ impl Log for Logger {
 
 /// The place in the source that a record comes from; lines of one place are like each other.
 fn site(record: &Record<'_>) -> (&'static str, u32) {
-    (
-        record.file_static().unwrap_or_default(),
-        record.line().unwrap_or_default(),
-    )
+    (record.file_static().unwrap_or_default(), record.line().unwrap_or_default())
 }
 
 /// A daemon has no stderr, so its panics would be lost.

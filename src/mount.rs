@@ -104,9 +104,7 @@ pub fn start(config: MountConfig) -> Result<Mounted, StartError> {
         }
         ended.change(|life| life.session_ended = true);
     };
-    let watcher = thread::Builder::new()
-        .name("session".to_owned())
-        .spawn(watch);
+    let watcher = thread::Builder::new().name("session".to_owned()).spawn(watch);
     watcher.map_err(|error| refuse("cannot start a thread", error))?;
     Ok(Mounted {
         mount_point: config.mount_point,
@@ -141,8 +139,7 @@ async fn tree(config: &MountConfig) -> Result<Arc<Vfs>, StartError> {
 impl Mounted {
     /// Blocks until the tree was unmounted from outside or a [`StopHandle`] was used.
     pub fn wait(&self) {
-        self.life
-            .wait_until(None, |life| life.stop_wanted || life.session_ended);
+        self.life.wait_until(None, |life| life.stop_wanted || life.session_ended);
     }
 
     /// Lets [`wait`](Mounted::wait) return.
@@ -169,8 +166,7 @@ impl Mounted {
                 },
                 Err(error) => return Err(self.failed(&error.to_string())),
             }
-            self.life
-                .wait_until(Some(deadline), |life| life.session_ended);
+            self.life.wait_until(Some(deadline), |life| life.session_ended);
         }
         // Closing the last handles may have left something to write.
         self.flush_until(deadline.max(Instant::now() + SHUTDOWN))
@@ -196,11 +192,7 @@ impl Mounted {
 
     fn not_written(&self, why: &str) -> UnmountError {
         let summary = self.dirty_summary();
-        let lost = if summary.is_empty() {
-            "a change of length".to_owned()
-        } else {
-            summary
-        };
+        let lost = if summary.is_empty() { "a change of length".to_owned() } else { summary };
         self.failed(&format!("not written to the service: {lost}: {why}"))
     }
 
@@ -223,25 +215,13 @@ impl Mounted {
             return String::new();
         }
         let bytes: u64 = unflushed.iter().map(|(_, bytes)| bytes).sum();
-        let mut names: Vec<&str> = unflushed
-            .iter()
-            .take(NAMED)
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let mut names: Vec<&str> =
+            unflushed.iter().take(NAMED).map(|(name, _)| name.as_str()).collect();
         if unflushed.len() > NAMED {
             names.push("…");
         }
-        let files = if unflushed.len() == 1 {
-            "file"
-        } else {
-            "files"
-        };
-        format!(
-            "{} in {} {files}: {}",
-            amount(bytes),
-            unflushed.len(),
-            names.join(", ")
-        )
+        let files = if unflushed.len() == 1 { "file" } else { "files" };
+        format!("{} in {} {files}: {}", amount(bytes), unflushed.len(), names.join(", "))
     }
 }
 
@@ -263,9 +243,7 @@ impl Drop for Mounted {
 
 impl fmt::Debug for Mounted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mounted")
-            .field("mount_point", &self.mount_point)
-            .finish_non_exhaustive()
+        f.debug_struct("Mounted").field("mount_point", &self.mount_point).finish_non_exhaustive()
     }
 }
 
@@ -288,9 +266,7 @@ impl StopHandle {
         let mut life = self.0.0.lock();
         match deadline {
             Some(deadline) => {
-                self.0
-                    .1
-                    .wait_while_until(&mut life, |life| !done(life), deadline);
+                self.0.1.wait_while_until(&mut life, |life| !done(life), deadline);
             }
             None => self.0.1.wait_while(&mut life, |life| !done(life)),
         }

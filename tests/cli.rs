@@ -21,10 +21,7 @@ fn blobdir(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.args(args).env(
-        "AZURE_STORAGE_CONNECTION_STRING",
-        "UseDevelopmentStorage=true",
-    );
+    command.args(args).env("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true");
     command
 }
 
@@ -52,10 +49,7 @@ fn assert_refused(args: &[&str], code: i32, expected: &str) {
 
 fn assert_nothing_mounted(dir: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
-    assert!(
-        !table.contains(dir.to_str().expect("a plain name")),
-        "{table}"
-    );
+    assert!(!table.contains(dir.to_str().expect("a plain name")), "{table}");
 }
 
 #[test]
@@ -63,14 +57,8 @@ fn wrong_usage_exits_with_2() {
     for (args, expected) in [
         (&[][..], "a command is missing; 'blobdir --help' lists them"),
         (&["frob"], "unrecognized subcommand 'frob'"),
-        (
-            &["mount"],
-            "the following required arguments were not provided: <SOURCE> <DIR>",
-        ),
-        (
-            &["unmount"],
-            "the following required arguments were not provided: <DIR>",
-        ),
+        (&["mount"], "the following required arguments were not provided: <SOURCE> <DIR>"),
+        (&["unmount"], "the following required arguments were not provided: <DIR>"),
         (
             &["unmount", "/", "--timeout", "soon"],
             "invalid value 'soon' for '--timeout <TIME>': expected a time, such as 30, 0.5 or 200ms",
@@ -86,14 +74,8 @@ fn wrong_usage_exits_with_2() {
 #[test]
 fn wrong_options_exit_with_2_and_name_option_and_expectation() {
     for (option, expected) in [
-        (
-            "cache-size=1G",
-            "unknown option \"cache-size\"; did you mean cache_size?",
-        ),
-        (
-            "allow_others",
-            "unknown option \"allow_others\"; did you mean allow_other?",
-        ),
+        ("cache-size=1G", "unknown option \"cache-size\"; did you mean cache_size?"),
+        ("allow_others", "unknown option \"allow_others\"; did you mean allow_other?"),
         ("ui=5", "unknown option \"ui\"; did you mean uid?"),
         (
             "compression=9",
@@ -107,55 +89,26 @@ fn wrong_options_exit_with_2_and_name_option_and_expectation() {
             "dirty_limit=1KB",
             "option dirty_limit: \"1KB\" is not a size of at least 4MiB, such as 512MiB",
         ),
-        (
-            "umask=0888",
-            "option umask: \"0888\" is not octal permission bits, such as 022",
-        ),
-        (
-            "uid=root",
-            "option uid: \"root\" is not a number, such as 1000",
-        ),
+        ("umask=0888", "option umask: \"0888\" is not octal permission bits, such as 022"),
+        ("uid=root", "option uid: \"root\" is not a number, such as 1000"),
         ("gid=-1", "option gid: \"-1\" is not a number, such as 1000"),
-        (
-            "attr_timeout=1d",
-            "option attr_timeout: \"1d\" is not a time, such as 30, 0.5 or 200ms",
-        ),
-        (
-            "timeout=0",
-            "option timeout: \"0\" is not a time above 0, such as 60 or 500ms",
-        ),
-        (
-            "timeout",
-            "option timeout needs a value; write -o timeout=TIME",
-        ),
+        ("attr_timeout=1d", "option attr_timeout: \"1d\" is not a time, such as 30, 0.5 or 200ms"),
+        ("timeout=0", "option timeout: \"0\" is not a time above 0, such as 60 or 500ms"),
+        ("timeout", "option timeout needs a value; write -o timeout=TIME"),
         ("ro=yes", "option ro takes no value; write -o ro"),
     ] {
         // The directory is not looked at before all that was typed makes sense.
-        assert_refused(
-            &["mount", SOURCE, "/nonexistent", "-o", option],
-            2,
-            expected,
-        );
+        assert_refused(&["mount", SOURCE, "/nonexistent", "-o", option], 2, expected);
         let among = format!("ro,{option},allow_other");
-        assert_refused(
-            &["mount", "-o", &among, SOURCE, "/nonexistent"],
-            2,
-            expected,
-        );
+        assert_refused(&["mount", "-o", &among, SOURCE, "/nonexistent"], 2, expected);
     }
 }
 
 #[test]
 fn wrong_sources_exit_with_2() {
     for (source, part) in [
-        (
-            "disks",
-            "source \"disks\" has no scheme; write az://ACCOUNT",
-        ),
-        (
-            "s3://bucket",
-            "unknown scheme \"s3\" in source; write az://ACCOUNT",
-        ),
+        ("disks", "source \"disks\" has no scheme; write az://ACCOUNT"),
+        ("s3://bucket", "unknown scheme \"s3\" in source; write az://ACCOUNT"),
     ] {
         let output = run(&["mount", source, "/nonexistent"]);
         assert!(line(&output).starts_with(part), "{}", line(&output));
@@ -175,11 +128,7 @@ fn unusable_mount_points_exit_with_1() {
         1,
         &format!("{gone} does not exist; create it with mkdir -p {gone}"),
     );
-    assert_refused(
-        &["mount", SOURCE, file],
-        1,
-        &format!("{file} is not a directory"),
-    );
+    assert_refused(&["mount", SOURCE, file], 1, &format!("{file} is not a directory"));
     assert_refused(
         &["mount", SOURCE, "/proc"],
         1,
@@ -194,18 +143,9 @@ fn a_log_file_that_cannot_be_written_exits_with_1() {
     let dir = TempDir::new().unwrap();
     let (point, log) = (dir.path().join("point"), dir.path().join("gone/log"));
     fs::create_dir(&point).unwrap();
-    let output = run(&[
-        "mount",
-        SOURCE,
-        point.to_str().unwrap(),
-        "--log-file",
-        log.to_str().unwrap(),
-    ]);
-    assert!(
-        line(&output).contains("cannot be opened for the log"),
-        "{}",
-        line(&output)
-    );
+    let output =
+        run(&["mount", SOURCE, point.to_str().unwrap(), "--log-file", log.to_str().unwrap()]);
+    assert!(line(&output).contains("cannot be opened for the log"), "{}", line(&output));
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -213,21 +153,13 @@ fn a_log_file_that_cannot_be_written_exits_with_1() {
 fn unmounting_what_is_not_ours_exits_with_1() {
     let dir = TempDir::new().unwrap();
     let shown = dir.path().to_str().unwrap();
-    assert_refused(
-        &["unmount", shown],
-        1,
-        &format!("{shown} is not a mount point"),
-    );
+    assert_refused(&["unmount", shown], 1, &format!("{shown} is not a mount point"));
     assert_refused(
         &["unmount", "/proc"],
         1,
         "/proc is a mount of type proc, not of blobdir; use umount /proc",
     );
-    assert_refused(
-        &["unmount", "/nonexistent"],
-        1,
-        "/nonexistent does not exist",
-    );
+    assert_refused(&["unmount", "/nonexistent"], 1, "/nonexistent does not exist");
 }
 
 #[test]
@@ -258,25 +190,16 @@ fn a_signature_in_the_source_is_taken_out_and_never_shown() {
     let text = String::from_utf8(output.stderr).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(
-        lines[0].starts_with("blobdir: took the SAS out of the command line"),
-        "{text}"
-    );
+    assert!(lines[0].starts_with("blobdir: took the SAS out of the command line"), "{text}");
     assert!(lines[0].contains("AZURE_STORAGE_SAS_TOKEN"), "{text}");
-    assert!(
-        !text.contains("c2VjcmV0") && !text.contains("sv=2026"),
-        "{text}"
-    );
+    assert!(!text.contains("c2VjcmV0") && !text.contains("sv=2026"), "{text}");
     assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]
 fn keys_on_the_command_line_are_refused_and_never_shown() {
     let text = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0";
-    for args in [
-        &["mount", text, "/mnt"][..],
-        &["mount", SOURCE, "/mnt", "-o", text],
-    ] {
+    for args in [&["mount", text, "/mnt"][..], &["mount", SOURCE, "/mnt", "-o", text]] {
         let output = run(args);
         let line = line(&output);
         assert!(line.contains("AZURE_STORAGE_CONNECTION_STRING"), "{line}");
@@ -329,10 +252,7 @@ fn a_missing_fuse_device_is_named_with_the_remedy() {
         .arg("sh")
         .arg(inner.get_program())
         .args(inner.get_args())
-        .env(
-            "AZURE_STORAGE_CONNECTION_STRING",
-            "UseDevelopmentStorage=true",
-        );
+        .env("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true");
     let output = command.output().expect("unshare is part of util-linux");
     let line = line(&output);
     assert!(line.starts_with("/dev/fuse cannot be opened"), "{line}");

@@ -39,12 +39,7 @@ fn run(script: &str, limit: Duration, arguments: &[&str]) {
     let mut command = Command::new(root().join("tests/external").join(script));
     command.args(arguments);
     let output = output_within(limit, command);
-    assert!(
-        output.success,
-        "{script} {} failed:\n{}",
-        arguments.join(" "),
-        output.text
-    );
+    assert!(output.success, "{script} {} failed:\n{}", arguments.join(" "), output.text);
     println!("{}", output.text);
 }
 
@@ -128,10 +123,7 @@ fn copies_over_azurite() {
         return;
     };
     account::create_container(&azurite.endpoint, CONTAINER);
-    suite(
-        Mount::start(&source(), &[], &azurite.environment()),
-        &["copy", "size"],
-    );
+    suite(Mount::start(&source(), &[], &azurite.environment()), &["copy", "size"]);
 }
 
 /// A kernel boots from an image in the tree, and what the guest wrote is in the blob: after the tree

@@ -12,11 +12,7 @@ use imports::Rules;
 
 const RULES: Rules = Rules {
     table: TABLE,
-    crate_homes: &[
-        ("fuser", "src/fuse/"),
-        ("reqwest", "src/client/"),
-        ("clap", "src/cli.rs"),
-    ],
+    crate_homes: &[("fuser", "src/fuse/"), ("reqwest", "src/client/"), ("clap", "src/cli.rs")],
     // The emulator reads what its own disk answers, and never gives an errno to anybody.
     errno_homes: &["src/fuse/errno.rs", "src/emulator/"],
 };
@@ -25,12 +21,7 @@ const RULES: Rules = Rules {
 ///
 /// From the top of the program to the bottom; a module never imports from a row above its own.
 const TABLE: &[(&str, &[&str])] = &[
-    (
-        "cli",
-        &[
-            "config", "logging", "daemon", "control", "backend", "mount", "emulator",
-        ],
-    ),
+    ("cli", &["config", "logging", "daemon", "control", "backend", "mount", "emulator"]),
     (
         "mount",
         &[
@@ -38,16 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    (
-        "config",
-        &[
-            "fuse::*Config",
-            "vfs::*Config",
-            "io::*Config",
-            "backend",
-            "client::*Config",
-        ],
-    ),
+    ("config", &["fuse::*Config", "vfs::*Config", "io::*Config", "backend", "client::*Config"]),
     ("fuse", &["vfs", STORE_ERRORS]),
     ("vfs", &["io", "store"]),
     ("io", &["store"]),
@@ -74,11 +56,7 @@ fn the_sources_keep_to_the_table() {
     assert!(!files.is_empty(), "no sources under src/");
     let mut report = String::new();
     for path in files {
-        let name = path
-            .strip_prefix(root)
-            .expect("below the root")
-            .display()
-            .to_string();
+        let name = path.strip_prefix(root).expect("below the root").display().to_string();
         let text = std::fs::read_to_string(&path).expect("a readable source file");
         for violation in RULES.check(&name, &text) {
             writeln!(report, "{name}:{}: {}", violation.line, violation.what).unwrap();
@@ -101,10 +79,7 @@ fn every_file_says_what_it_is() {
             !text.trim_start().starts_with("//!")
         })
         .collect();
-    assert!(
-        mute.is_empty(),
-        "no module doc (//!) at the top of {mute:?}"
-    );
+    assert!(mute.is_empty(), "no module doc (//!) at the top of {mute:?}");
 }
 
 #[test]
@@ -126,9 +101,7 @@ fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
     };
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
     for path in paths {
         if path.is_dir() {
@@ -143,11 +116,7 @@ fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
 
 /// What the checker says of a file, without the lines.
 fn complaints(name: &str, text: &str) -> Vec<String> {
-    RULES
-        .check(name, text)
-        .into_iter()
-        .map(|violation| violation.what)
-        .collect()
+    RULES.check(name, text).into_iter().map(|violation| violation.what).collect()
 }
 
 /// A file and what stands in it, a line each.
@@ -211,11 +180,7 @@ src/vfs/mod.rs    | #[cfg(not(test))] use crate::fuse::X;         | `vfs` may no
 fn allowed_imports_pass() {
     for line in ALLOWED.trim().lines() {
         let (name, text) = line.split_once('|').expect("two columns");
-        assert_eq!(
-            complaints(name.trim(), text),
-            Vec::<String>::new(),
-            "{line}"
-        );
+        assert_eq!(complaints(name.trim(), text), Vec::<String>::new(), "{line}");
     }
 }
 
@@ -232,10 +197,7 @@ fn planted_violations_are_found() {
 
 #[test]
 fn a_violation_names_its_line() {
-    let found = RULES.check(
-        "src/io/mod.rs",
-        "//! Spans.\n\n/* a\nb */ use crate::vfs::X;\n",
-    );
+    let found = RULES.check("src/io/mod.rs", "//! Spans.\n\n/* a\nb */ use crate::vfs::X;\n");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].line, 4);
 }

@@ -106,11 +106,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request,
     };
     words.retain(|word| !is_for_mount(word));
     request.options = OsString::from_vec(words.join(&b','));
-    Ok(Request {
-        source,
-        dir,
-        ..request
-    })
+    Ok(Request { source, dir, ..request })
 }
 
 const USAGE: &str = "usage: mount.blobdir SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTION,...]";
@@ -175,22 +171,13 @@ mod tests {
 
     #[test]
     fn words_of_mount_are_dropped_and_all_others_kept() {
-        assert_eq!(
-            options("rw,_netdev,nofail,user,noauto,auto,defaults,exec,suid,dev"),
-            ""
-        );
-        assert_eq!(
-            options("x-systemd.automount,comment=hi,X-mount.mkdir,user=ann"),
-            ""
-        );
+        assert_eq!(options("rw,_netdev,nofail,user,noauto,auto,defaults,exec,suid,dev"), "");
+        assert_eq!(options("x-systemd.automount,comment=hi,X-mount.mkdir,user=ann"), "");
         assert_eq!(
             options("ro,noexec,cache_size=1G,username=x"),
             "ro,noexec,cache_size=1G,username=x"
         );
-        assert_eq!(
-            options(r",,credentials=/a\,rw,rw,b=\\,rw"),
-            r"credentials=/a\,rw,b=\\"
-        );
+        assert_eq!(options(r",,credentials=/a\,rw,rw,b=\\,rw"), r"credentials=/a\,rw,b=\\");
     }
 
     #[test]

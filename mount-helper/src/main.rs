@@ -58,9 +58,8 @@ fn run() -> Result<u8, (u8, String)> {
             (code::SYSTEM, line)
         })?;
     }
-    let status = command
-        .status()
-        .map_err(|error| (code::SYSTEM, format!("cannot run blobdir: {error}")))?;
+    let status =
+        command.status().map_err(|error| (code::SYSTEM, format!("cannot run blobdir: {error}")))?;
     Ok(match status.code() {
         Some(0) => 0,
         // Its code for what was typed wrong.

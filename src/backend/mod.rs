@@ -47,28 +47,14 @@ pub const SCHEMES: &[Scheme] = &[page_blob::SCHEME];
 ///
 /// Errors: no `://` in it, or a scheme that no row has; the message lists those there are.
 pub fn scheme_of(source: &str) -> std::result::Result<&'static Scheme, ConfigError> {
-    let forms = || {
-        SCHEMES
-            .iter()
-            .map(|scheme| scheme.form)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let forms = || SCHEMES.iter().map(|scheme| scheme.form).collect::<Vec<_>>().join(", ");
     let Some((name, _)) = source.split_once("://") else {
-        return Err(ConfigError(format!(
-            "source {source:?} has no scheme; write {}",
-            forms()
-        )));
+        return Err(ConfigError(format!("source {source:?} has no scheme; write {}", forms())));
     };
     SCHEMES
         .iter()
         .find(|scheme| scheme.names.contains(&name))
-        .ok_or_else(|| {
-            ConfigError(format!(
-                "unknown scheme {name:?} in source; write {}",
-                forms()
-            ))
-        })
+        .ok_or_else(|| ConfigError(format!("unknown scheme {name:?} in source; write {}", forms())))
 }
 
 /// What was typed about one source, and where its credentials may be.

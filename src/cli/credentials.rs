@@ -21,10 +21,7 @@ const TAKEN_OUT: &str = "BLOBDIR_SAS_TAKEN_OUT";
 /// Errors: another secret, or the program cannot be started again.
 pub(super) fn take_out_of(mut args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     // What follows `--` is a command of the user's own.
-    let ours = args
-        .iter()
-        .position(|arg| arg == "--")
-        .unwrap_or(args.len());
+    let ours = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
     let mut sas = None;
     for arg in &mut args[..ours] {
         if holds_account_key(arg) {
@@ -65,28 +62,18 @@ fn split_sas(arg: &OsStr) -> Option<(OsString, OsString)> {
     let bytes = arg.as_bytes();
     let at = bytes.iter().position(|byte| *byte == b'?')?;
     let (before, query) = (&bytes[..at], &bytes[at + 1..]);
-    let signed = query
-        .split(|byte| *byte == b'&')
-        .any(|word| starts_with(word, b"sig="));
-    signed.then(|| {
-        (
-            OsString::from_vec(before.to_vec()),
-            OsString::from_vec(query.to_vec()),
-        )
-    })
+    let signed = query.split(|byte| *byte == b'&').any(|word| starts_with(word, b"sig="));
+    signed.then(|| (OsString::from_vec(before.to_vec()), OsString::from_vec(query.to_vec())))
 }
 
 fn holds_account_key(arg: &OsStr) -> bool {
-    arg.as_bytes()
-        .split(|byte| matches!(byte, b';' | b',' | b'"' | b'\''))
-        .any(|word| {
-            starts_with(word, b"AccountKey=") || starts_with(word, b"SharedAccessSignature=")
-        })
+    arg.as_bytes().split(|byte| matches!(byte, b';' | b',' | b'"' | b'\'')).any(|word| {
+        starts_with(word, b"AccountKey=") || starts_with(word, b"SharedAccessSignature=")
+    })
 }
 
 fn starts_with(text: &[u8], start: &[u8]) -> bool {
-    text.get(..start.len())
-        .is_some_and(|head| head.eq_ignore_ascii_case(start))
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
 #[cfg(test)]

@@ -21,18 +21,14 @@ pub(super) fn prepare(dir: &Path, mut note: impl FnMut(&str)) -> Result<PathBuf,
             Ok(_) => return Err(format!("{shown} is not a directory")),
             Err(error) => match error.kind() {
                 ErrorKind::NotFound => {
-                    return Err(format!(
-                        "{shown} does not exist; create it with mkdir -p {shown}"
-                    ));
+                    return Err(format!("{shown} does not exist; create it with mkdir -p {shown}"));
                 }
                 kind if mounts::is_dead(kind) => remove_stale(dir, &mut note)?,
                 _ => return Err(format!("{shown} cannot be used: {error}")),
             },
         }
     }
-    Err(format!(
-        "{shown} holds mounts whose daemons are gone; remove them with umount -l {shown}"
-    ))
+    Err(format!("{shown} holds mounts whose daemons are gone; remove them with umount -l {shown}"))
 }
 
 fn refuse_mounted(dir: &Path) -> Result<PathBuf, String> {
@@ -40,14 +36,8 @@ fn refuse_mounted(dir: &Path) -> Result<PathBuf, String> {
     let path = dir.canonicalize().map_err(cannot)?;
     match mounts::at(&path).map_err(cannot)? {
         None => Ok(path),
-        Some(Mount {
-            source, fs_type, ..
-        }) => {
-            let program = if fs_type == mounts::FS_TYPE {
-                "blobdir unmount"
-            } else {
-                "umount"
-            };
+        Some(Mount { source, fs_type, .. }) => {
+            let program = if fs_type == mounts::FS_TYPE { "blobdir unmount" } else { "umount" };
             let shown = dir.display();
             Err(format!(
                 "{shown} is already a mount point, of {source} ({fs_type}); choose another \
@@ -87,11 +77,9 @@ pub(super) fn check_fuse(user: u32, allow_other: bool) -> Result<(), String> {
         return Ok(());
     }
     if !on_path("fusermount3") {
-        return Err(
-            "fusermount3 is missing, by which users mount; install the package fuse3, or \
+        return Err("fusermount3 is missing, by which users mount; install the package fuse3, or \
                     mount as root"
-                .to_owned(),
-        );
+            .to_owned());
     }
     if allow_other && !permits_allow_other(Path::new("/etc/fuse.conf")) {
         return Err(

@@ -190,17 +190,15 @@ fn at_stake(mounted: &Mounted) -> String {
 
 /// Starts the thread that waits for signals.
 fn watch(signals: Signals, process: Arc<Process>) -> io::Result<()> {
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            loop {
-                match signals.wait() {
-                    Signal::Stop => process.stop_signal(Instant::now()),
-                    // A terminal that closes does not end a mount that others may use.
-                    Signal::HangUp => log::info!(target: "mount", "SIGHUP ignored"),
-                }
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        loop {
+            match signals.wait() {
+                Signal::Stop => process.stop_signal(Instant::now()),
+                // A terminal that closes does not end a mount that others may use.
+                Signal::HangUp => log::info!(target: "mount", "SIGHUP ignored"),
             }
-        })?;
+        }
+    })?;
     Ok(())
 }
 

@@ -41,9 +41,9 @@ pub(super) fn mount(typed: &Mount) -> Result<u8, Failure> {
         Ok(Side::Launcher(launcher)) => match launcher.wait() {
             Report::Ready => Ok(0),
             Report::Failed(code, line) => Err(Failure { code, line }),
-            Report::Died(how) => Err(Failure::other(format!(
-                "the daemon ended before the tree was usable ({how})"
-            ))),
+            Report::Died(how) => {
+                Err(Failure::other(format!("the daemon ended before the tree was usable ({how})")))
+            }
         },
     }
 }

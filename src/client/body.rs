@@ -36,12 +36,7 @@ impl Pieces {
     /// A body of these pieces, one after another.
     pub(super) fn new(pieces: Vec<Bytes>, progress: Progress) -> Pieces {
         let left = length(&pieces);
-        Pieces {
-            pieces: pieces.into_iter(),
-            current: Bytes::new(),
-            left,
-            progress,
-        }
+        Pieces { pieces: pieces.into_iter(), current: Bytes::new(), left, progress }
     }
 }
 

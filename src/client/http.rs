@@ -90,12 +90,7 @@ impl Client {
                     ),
                 )
             })?;
-        Ok(Client {
-            transport,
-            service,
-            slots: Semaphore::new(config.connections.max(1)),
-            config,
-        })
+        Ok(Client { transport, service, slots: Semaphore::new(config.connections.max(1)), config })
     }
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
@@ -144,10 +139,7 @@ impl Client {
         while at < range.end {
             let before = at;
             let deadline = attempts.deadline();
-            match self
-                .read_once(request, &mut at, range.end, &pin, sink, deadline)
-                .await
-            {
+            match self.read_once(request, &mut at, range.end, &pin, sink, deadline).await {
                 Ok(()) => debug_assert_eq!(at, range.end, "a read gives exactly its range"),
                 Err(mut failure) => {
                     if failure.kind == ErrorKind::Corrupt {
@@ -184,10 +176,7 @@ impl Client {
                     again: Again::Never,
                     ..open.broken("the blob was changed by somebody else".to_owned())
                 },
-                Mismatch::Range(what) => Failure {
-                    kind: ErrorKind::Corrupt,
-                    ..open.broken(what)
-                },
+                Mismatch::Range(what) => Failure { kind: ErrorKind::Corrupt, ..open.broken(what) },
             });
         }
         while *at < end {
@@ -267,13 +256,7 @@ impl Client {
                 Err(_) => return Err(names.silent()),
             }
         };
-        let mut open = Open {
-            response,
-            names,
-            idle,
-            deadline,
-            _slot: slot,
-        };
+        let mut open = Open { response, names, idle, deadline, _slot: slot };
         let status = open.response.status();
         if status.is_success() {
             return Ok(open);
@@ -349,11 +332,7 @@ impl Open<'_> {
     /// An answer that is no success.
     fn refused(&self, status: StatusCode, body: &[u8]) -> Failure {
         let headers = self.response.headers();
-        let verdict = self.names.service.judge(&Answer {
-            status,
-            headers,
-            body,
-        });
+        let verdict = self.names.service.judge(&Answer { status, headers, body });
         Failure {
             kind: verdict.kind,
             again: verdict.again,
@@ -399,18 +378,10 @@ impl Names<'_> {
             (false, _) => format!("the connection to {to} broke: {}", chain(error)),
         };
         Failure {
-            kind: if error.is_timeout() {
-                ErrorKind::TimedOut
-            } else {
-                ErrorKind::Unavailable
-            },
+            kind: if error.is_timeout() { ErrorKind::TimedOut } else { ErrorKind::Unavailable },
             again: Again::Later,
             // Before there is a connection nothing has been sent.
-            outcome: if connecting {
-                Outcome::NotApplied
-            } else {
-                outcome(None)
-            },
+            outcome: if connecting { Outcome::NotApplied } else { outcome(None) },
             retry_after: None,
             message,
             ids: self.show(None),
@@ -445,12 +416,8 @@ impl fmt::Display for Host<'_> {
 
 /// `bytes=FIRST-LAST`, which is always a valid header value.
 fn range_value(range: &Range<u64>) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::from(format!(
-        "bytes={}-{}",
-        range.start,
-        range.end - 1
-    )))
-    .expect("digits are a header value")
+    HeaderValue::from_maybe_shared(Bytes::from(format!("bytes={}-{}", range.start, range.end - 1)))
+        .expect("digits are a header value")
 }
 
 /// An error with its causes, without the URL, whose query may hold a signature.

@@ -102,10 +102,7 @@ mod tests {
 
     #[test]
     fn parses_content_ranges() {
-        assert_eq!(
-            parse_content_range("bytes 0-511/1024"),
-            Some((0..512, Some(1024)))
-        );
+        assert_eq!(parse_content_range("bytes 0-511/1024"), Some((0..512, Some(1024))));
         assert_eq!(parse_content_range("bytes 5-5/*"), Some((5..6, None)));
         for bad in [
             "",
@@ -133,28 +130,19 @@ mod tests {
     #[test]
     fn takes_only_what_was_asked() {
         let etag = HeaderValue::from_static("\"1\"");
-        let pin = Pin {
-            etag: Some(&etag),
-            total: Some(1024),
-        };
+        let pin = Pin { etag: Some(&etag), total: Some(1024) };
         let partial = StatusCode::PARTIAL_CONTENT;
         let right = answer("bytes 512-1023/1024", "512", "\"1\"");
         assert_eq!(check(partial, &right, &(512..1024), &pin), Ok(()));
         let other = answer("bytes 512-1023/1024", "512", "\"2\"");
-        assert_eq!(
-            check(partial, &other, &(512..1024), &pin),
-            Err(Mismatch::Version)
-        );
+        assert_eq!(check(partial, &other, &(512..1024), &pin), Err(Mismatch::Version));
         for wrong in [
             answer("bytes 0-511/1024", "512", "\"1\""),
             answer("bytes 512-1023/2048", "512", "\"1\""),
             answer("bytes 512-1023/1024", "511", "\"1\""),
             answer("nonsense", "512", "\"1\""),
         ] {
-            assert!(matches!(
-                check(partial, &wrong, &(512..1024), &pin),
-                Err(Mismatch::Range(_))
-            ));
+            assert!(matches!(check(partial, &wrong, &(512..1024), &pin), Err(Mismatch::Range(_))));
         }
         let whole = HeaderMap::new();
         assert_eq!(check(StatusCode::OK, &whole, &(0..1024), &pin), Ok(()));

@@ -55,13 +55,7 @@ pub(super) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     /// None made yet; all of them end within `timeout` from now.
     pub(super) fn new(request: &'a Request, timeout: Duration) -> Attempts<'a> {
-        Attempts {
-            request,
-            deadline: Instant::now() + timeout,
-            made: 0,
-            step: 0,
-            ambiguous: false,
-        }
+        Attempts { request, deadline: Instant::now() + timeout, made: 0, step: 0, ambiguous: false }
     }
 
     /// When the operation has to end.
@@ -105,22 +99,14 @@ impl<'a> Attempts<'a> {
     fn end(&self, failure: Failure, retry: Retry) -> Error {
         let expected =
             failure.kind == ErrorKind::NotFound || self.request.expected.contains(&failure.kind);
-        let level = if expected {
-            log::Level::Debug
-        } else {
-            log::Level::Warn
-        };
+        let level = if expected { log::Level::Debug } else { log::Level::Warn };
         log::log!(
             target: "http",
             level,
             "{} {}: {} ({:?}, attempts: {}){}",
             self.request.op, self.request.target, failure.message, failure.kind, self.made, failure.ids
         );
-        let outcome = if self.ambiguous {
-            Outcome::Unknown
-        } else {
-            Outcome::NotApplied
-        };
+        let outcome = if self.ambiguous { Outcome::Unknown } else { Outcome::NotApplied };
         let message = match retry {
             Retry::Exhausted if self.made > 1 => {
                 format!("{} ({} attempts)", failure.message, self.made)
@@ -145,9 +131,8 @@ fn may_repeat(effect: Effect, again: Again, outcome: Outcome) -> bool {
 /// The pause before the next attempt: a random part of an exponentially growing bound (full jitter,
 /// so that many clients do not come back together), on top of what the service asked for.
 fn pause(step: u32, retry_after: Option<Duration>, random: u64) -> Duration {
-    let bound = FIRST_PAUSE
-        .saturating_mul(1u32.checked_shl(step).unwrap_or(u32::MAX))
-        .min(LONGEST_PAUSE);
+    let bound =
+        FIRST_PAUSE.saturating_mul(1u32.checked_shl(step).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
     // Microseconds of at most eight seconds: the product fits.
     let part = (bound.as_micros() as u64).saturating_mul(random >> 32) >> 32;
     retry_after.unwrap_or_default() + Duration::from_micros(part)
@@ -160,10 +145,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds.into()));
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    Some(
-        date.duration_since(SystemTime::now())
-            .unwrap_or(Duration::ZERO),
-    )
+    Some(date.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO))
 }
 
 /// Random bits for the pause; without a random source the pause has no jitter, which does no harm.

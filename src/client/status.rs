@@ -43,11 +43,7 @@ pub fn judge(status: StatusCode) -> Verdict {
         500..=599 => (ErrorKind::Unavailable, Again::Later),
         _ => (ErrorKind::Other, Again::Never),
     };
-    Verdict {
-        kind,
-        again,
-        message: format!("the service answered {status}"),
-    }
+    Verdict { kind, again, message: format!("the service answered {status}") }
 }
 
 /// What is known of an update after this answer; `None` stands for no answer at all.

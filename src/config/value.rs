@@ -34,18 +34,13 @@ pub fn show_size(bytes: u64) -> String {
     units
         .into_iter()
         .find(|(shift, _)| bytes != 0 && bytes.is_multiple_of(1 << shift))
-        .map_or_else(
-            || bytes.to_string(),
-            |(shift, unit)| format!("{}{unit}", bytes >> shift),
-        )
+        .map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
 /// A time: seconds, or a number with `ms`, `s`, `m` or `h`; fractions are allowed. Nine digits
 /// before the point (32 years of seconds) and nine after it are the most that is taken.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let nanos_per_unit: u128 = match unit {
         "ms" => 1_000_000,
@@ -82,9 +77,7 @@ pub fn show_duration(time: Duration) -> String {
 /// Permission bits in octal, at most 0777.
 pub fn parse_octal(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|bits| digits && *bits <= 0o777)
+    u32::from_str_radix(text, 8).ok().filter(|bits| digits && *bits <= 0o777)
 }
 
 /// `500req,60MiB`: requests a second, bytes a second, or one of them.

@@ -70,10 +70,7 @@ pub fn locate(dir: &Path) -> PathBuf {
 
 /// Whether this is what the kernel says of a tree whose daemon is gone or was cut off.
 pub fn is_dead(kind: io::ErrorKind) -> bool {
-    matches!(
-        kind,
-        io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted
-    )
+    matches!(kind, io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
 }
 
 /// Unmounts by the kernel alone; `lazily` even while the tree is in use, whose users then get errors.
@@ -97,17 +94,9 @@ pub fn unmount(path: &Path, lazily: bool) -> io::Result<()> {
 fn unmount_by_helper(path: &Path, lazily: bool) -> io::Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg("-u").args(lazily.then_some("-z"));
-    let output = command
-        .arg("--")
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                "fusermount3 cannot be run; install the package fuse3",
-            )
-        })?;
+    let output = command.arg("--").arg(path).stdin(Stdio::null()).output().map_err(|error| {
+        io::Error::new(error.kind(), "fusermount3 cannot be run; install the package fuse3")
+    })?;
     if output.status.success() {
         return Ok(());
     }
@@ -121,10 +110,7 @@ fn unmount_by_helper(path: &Path, lazily: bool) -> io::Result<()> {
 }
 
 fn find(table: &[u8], path: &Path) -> Option<Mount> {
-    table
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .rfind(|mount| mount.mount_point == path)
+    table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|mount| mount.mount_point == path)
 }
 
 /// One line, as proc_pid_mountinfo(5) describes it: six fields, optional fields, `-`, three fields.

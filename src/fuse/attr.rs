@@ -15,18 +15,14 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
-        blocks: attr.size.div_ceil(STAT_BLOCK),
+        blocks: attr.allocated.div_ceil(STAT_BLOCK),
         atime: time,
         mtime: time,
         ctime: time,
         crtime: time,
         kind: file_type(attr.kind),
         perm: attr.perm,
-        nlink: if attr.kind == FileKind::Directory {
-            2
-        } else {
-            1
-        },
+        nlink: if attr.kind == FileKind::Directory { 2 } else { 1 },
         uid: attr.uid,
         gid: attr.gid,
         rdev: 0,

@@ -16,9 +16,9 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::attr::{file_attr, file_type};
-use super::errno::{NO_ROOM, errno};
-use crate::store::{ErrorKind, Replace};
-use crate::vfs::{self, Attr, DirEntry, Error, Opened, SetAttr, Vfs};
+use super::errno::{NO_ROOM, NOT_A_TERMINAL, errno};
+use crate::store::ErrorKind;
+use crate::vfs::{self, Attr, DirEntry, Error, Opened, Replace, SetAttr, Vfs};
 
 /// The largest write request, in bytes: what the kernel sends at most without special settings.
 const MAX_WRITE: u32 = 1 << 20;
@@ -73,11 +73,7 @@ refuse!(
 
 impl Callbacks {
     pub(super) fn new(vfs: Arc<Vfs>, runtime: Handle, deadline: Duration) -> Callbacks {
-        Callbacks {
-            vfs,
-            runtime,
-            deadline,
-        }
+        Callbacks { vfs, runtime, deadline }
     }
 
     /// Answers from a task, within the deadline. A panic drops the reply, which then says EIO.
@@ -131,9 +127,7 @@ async fn bounded<T>(
     deadline: Duration,
     call: impl Future<Output = vfs::Result<T>>,
 ) -> vfs::Result<T> {
-    tokio::time::timeout(deadline, call)
-        .await
-        .unwrap_or(Err(Error::Deadline))
+    tokio::time::timeout(deadline, call).await.unwrap_or(Err(Error::Deadline))
 }
 
 fn refuse<R: Refuse>(op: &'static str, what: impl fmt::Display, reply: R, error: &Error) {
@@ -153,10 +147,7 @@ fn refuse<R: Refuse>(op: &'static str, what: impl fmt::Display, reply: R, error:
 /// What happens all the time and needs no line in the log.
 fn expected(kind: ErrorKind) -> bool {
     use ErrorKind::{AlreadyExists, CrossDevice, IsDirectory, NotDirectory, NotEmpty, NotFound};
-    matches!(
-        kind,
-        NotFound | AlreadyExists | NotEmpty | NotDirectory | IsDirectory | CrossDevice
-    )
+    matches!(kind, NotFound | AlreadyExists | NotEmpty | NotDirectory | IsDirectory | CrossDevice)
 }
 
 /// Runs a callback that answers at once. If it panics its reply is dropped, which then says EIO.
@@ -253,12 +244,7 @@ impl Filesystem for Callbacks {
         reply: ReplyAttr,
     ) {
         let vfs = Arc::clone(&self.vfs);
-        let change = SetAttr {
-            size,
-            mode,
-            uid,
-            gid,
-        };
+        let change = SetAttr { size, mode, uid, gid };
         let call = async move { vfs.setattr(ino.0, fh.map(|fh| fh.0), change).await };
         self.answer("setattr", ino, reply, call, self.reply_attr());
     }
@@ -342,17 +328,15 @@ impl Filesystem for Callbacks {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || {
-            match self.vfs.read_now(fh.0, offset, size.into()) {
-                Ok(Some(bytes)) => reply.data(&bytes),
-                Ok(None) => {
-                    let vfs = Arc::clone(&self.vfs);
-                    let call = async move { vfs.read(fh.0, offset, size.into()).await };
-                    let what = format!("{size} bytes at {offset}");
-                    self.answer("read", what, reply, call, |reply, bytes| reply.data(&bytes));
-                }
-                Err(error) => refuse("read", fh, reply, &error),
+        guarded("read", || match self.vfs.read_now(fh.0, offset, size.into()) {
+            Ok(Some(bytes)) => reply.data(&bytes),
+            Ok(None) => {
+                let vfs = Arc::clone(&self.vfs);
+                let call = async move { vfs.read(fh.0, offset, size.into()).await };
+                let what = format!("{size} bytes at {offset}");
+                self.answer("read", what, reply, call, |reply, bytes| reply.data(&bytes));
             }
+            Err(error) => refuse("read", fh, reply, &error),
         });
     }
 
@@ -375,9 +359,7 @@ impl Filesystem for Callbacks {
                 let written = data.len() as u32;
                 let what = format!("{written} bytes at {offset}");
                 let call = async move { vfs.write(fh.0, offset, &data).await };
-                self.answer("write", what, reply, call, move |reply, ()| {
-                    reply.written(written)
-                });
+                self.answer("write", what, reply, call, move |reply, ()| reply.written(written));
             }
             Err(error) => refuse("write", fh, reply, &error),
         });
@@ -473,14 +455,8 @@ impl Filesystem for Callbacks {
             };
             for entry in &page.entries {
                 let known = vfs.remember_entry(fh.0, entry.next_offset).await;
-                let attr = known.unwrap_or(Attr {
-                    ino: 0,
-                    ..entry.attr
-                });
-                let shown = stand_in_ino(&DirEntry {
-                    attr,
-                    ..entry.clone()
-                });
+                let attr = known.unwrap_or(Attr { ino: 0, ..entry.attr });
+                let shown = stand_in_ino(&DirEntry { attr, ..entry.clone() });
                 let offset = entry.next_offset;
                 let attr = file_attr(&attr);
                 if reply.add(shown, offset, &entry.name, &ttl, &attr, GENERATION) {
@@ -523,16 +499,7 @@ impl Filesystem for Callbacks {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let free = STATFS_BLOCKS;
         let names = vfs::NAME_MAX as u32;
-        reply.statfs(
-            STATFS_BLOCKS,
-            free,
-            free,
-            0,
-            0,
-            STATFS_BLOCK,
-            names,
-            STATFS_BLOCK,
-        );
+        reply.statfs(STATFS_BLOCKS, free, free, 0, 0, STATFS_BLOCK, names, STATFS_BLOCK);
     }
 
     fn setxattr(
@@ -649,6 +616,21 @@ impl Filesystem for Callbacks {
             Ok(found) => reply.offset(found as i64),
             Err(error) => refuse("lseek", fh, reply, &error),
         }
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        // Programs ask files for what devices offer, and go on without.
+        reply.error(NOT_A_TERMINAL);
     }
 
     fn copy_file_range(

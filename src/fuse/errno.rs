@@ -8,6 +8,9 @@ use crate::vfs::Error;
 /// The caller gave less room than the value needs.
 pub(super) const NO_ROOM: Errno = Errno::ERANGE;
 
+/// What every file that is no device says to an ioctl.
+pub(super) const NOT_A_TERMINAL: Errno = Errno::ENOTTY;
+
 /// What a failed call returns to the process that made it.
 pub(super) fn errno(error: &Error) -> Errno {
     match error {

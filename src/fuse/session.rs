@@ -54,11 +54,7 @@ impl Session {
         }
         let mut fuse = fuser::Config::default();
         fuse.mount_options = options;
-        fuse.acl = if config.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
+        fuse.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
         fuse.n_threads = Some(THREADS);
         fuse.clone_fd = true;
         let callbacks = Callbacks::new(vfs, runtime, config.deadline);
@@ -109,9 +105,7 @@ fn unescape(text: &str) -> Vec<u8> {
             continue;
         }
         let digits = bytes.by_ref().take(3);
-        path.push(digits.fold(0u8, |value, digit| {
-            value.wrapping_mul(8).wrapping_add(digit & 7)
-        }));
+        path.push(digits.fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit & 7)));
     }
     path
 }

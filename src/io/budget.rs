@@ -16,11 +16,7 @@ pub struct Budget {
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Budget {
-        Budget {
-            limit,
-            used: AtomicU64::new(0),
-            freed: Notify::new(),
-        }
+        Budget { limit, used: AtomicU64::new(0), freed: Notify::new() }
     }
 
     /// Whether `bytes` more fit. Nothing is taken yet: what a write costs is known after it, and may

@@ -25,16 +25,9 @@ impl Pool {
 
     /// A buffer with room for [`BLOCK`] bytes and none in it.
     pub fn take(&self) -> Buffer {
-        let memory = self
-            .idle
-            .lock()
-            .pop()
-            .unwrap_or_else(|| vec![0; BLOCK as usize].into_boxed_slice());
-        Buffer {
-            memory,
-            len: 0,
-            pool: self.clone(),
-        }
+        let memory =
+            self.idle.lock().pop().unwrap_or_else(|| vec![0; BLOCK as usize].into_boxed_slice());
+        Buffer { memory, len: 0, pool: self.clone() }
     }
 }
 
@@ -112,10 +105,7 @@ mod tests {
     #[test]
     fn a_full_buffer_takes_no_more() {
         let mut buffer = Pool::new().take();
-        assert_eq!(
-            buffer.extend(&vec![1; BLOCK as usize - 1]),
-            BLOCK as usize - 1
-        );
+        assert_eq!(buffer.extend(&vec![1; BLOCK as usize - 1]), BLOCK as usize - 1);
         assert_eq!(buffer.extend(b"ab"), 1);
         assert_eq!(buffer.extend(b"b"), 0);
     }

@@ -117,10 +117,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_one_request() {
-        assert_eq!(
-            planned("dd.d", &[]),
-            [Action::Put(span(0, 2)), Action::Put(span(3, 4))]
-        );
+        assert_eq!(planned("dd.d", &[]), [Action::Put(span(0, 2)), Action::Put(span(3, 4))]);
     }
 
     #[test]
@@ -128,11 +125,7 @@ mod tests {
         assert_eq!(planned("d000d", &[]), [Action::Put(span(0, 5))]);
         assert_eq!(
             planned("d0000d", &[]),
-            [
-                Action::Put(span(0, 1)),
-                Action::Clear(span(1, 5)),
-                Action::Put(span(5, 6))
-            ]
+            [Action::Put(span(0, 1)), Action::Clear(span(1, 5)), Action::Put(span(5, 6))]
         );
     }
 
@@ -141,11 +134,7 @@ mod tests {
         assert_eq!(planned("00", &[span(0, 2)]), [Action::Skip(span(0, 2))]);
         assert_eq!(
             planned("0000", &[span(1, 2)]),
-            [
-                Action::Clear(span(0, 1)),
-                Action::Skip(span(1, 2)),
-                Action::Clear(span(2, 4))
-            ]
+            [Action::Clear(span(0, 1)), Action::Skip(span(1, 2)), Action::Clear(span(2, 4))]
         );
     }
 

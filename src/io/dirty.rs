@@ -95,12 +95,7 @@ impl Body {
     }
 
     fn charge(&self) -> u64 {
-        OVERHEAD
-            + if let Body::Data(memory) = self {
-                memory.allocated()
-            } else {
-                0
-            }
+        OVERHEAD + if let Body::Data(memory) = self { memory.allocated() } else { 0 }
     }
 }
 
@@ -266,11 +261,7 @@ impl DirtyMap {
             let end = self.next_start(at).unwrap_or(u64::MAX).min(taken.span.end);
             match &taken.bytes {
                 Some(bytes) => {
-                    self.write(
-                        pool,
-                        at,
-                        &bytes[Span::between(at, end).within(taken.span.start)],
-                    );
+                    self.write(pool, at, &bytes[Span::between(at, end).within(taken.span.start)]);
                 }
                 None => self.zero(Span::between(at, end)),
             }
@@ -288,10 +279,8 @@ impl DirtyMap {
             };
             let whole = Span::at(start, body.len());
             let inside = whole.intersect(span);
-            let outside = [
-                Span::between(whole.start, inside.start),
-                Span::between(inside.end, whole.end),
-            ];
+            let outside =
+                [Span::between(whole.start, inside.start), Span::between(inside.end, whole.end)];
             let bytes = match body {
                 Body::Zero(_) => {
                     for rest in outside.into_iter().filter(|rest| !rest.is_empty()) {
@@ -308,10 +297,7 @@ impl DirtyMap {
                 }
             };
             if !inside.is_empty() {
-                taken.push(Taken {
-                    span: inside,
-                    bytes,
-                });
+                taken.push(Taken { span: inside, bytes });
             }
         }
         taken
@@ -329,11 +315,8 @@ impl DirtyMap {
     }
 
     fn remove_zeros(&mut self, span: Span) {
-        let zeros: Vec<u64> = self
-            .extents(span)
-            .filter(|(_, zero)| *zero)
-            .map(|(extent, _)| extent.start)
-            .collect();
+        let zeros: Vec<u64> =
+            self.extents(span).filter(|(_, zero)| *zero).map(|(extent, _)| extent.start).collect();
         for start in zeros {
             let Some(body) = self.remove(start) else {
                 continue;
@@ -367,9 +350,7 @@ impl DirtyMap {
 pub fn is_zero(bytes: &[u8]) -> bool {
     // In chunks, which the compiler turns into wide words.
     let (chunks, rest) = bytes.as_chunks::<64>();
-    chunks
-        .iter()
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    chunks.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
 }
 

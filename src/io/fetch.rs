@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::buffer::{Buffer, Pool};
-use super::file::{File, State, pages};
+use super::file::{File, State};
 use super::readahead::{Planner, StreamId};
 use super::span::{BLOCK, Span, SpanSet};
 use crate::store::{Error, ErrorKind, Result, Retry, Sink};
@@ -59,17 +59,12 @@ pub struct AheadBudget {
 impl AheadBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> AheadBudget {
-        AheadBudget {
-            limit,
-            used: AtomicU64::new(0),
-        }
+        AheadBudget { limit, used: AtomicU64::new(0) }
     }
 
     fn take(&self, bytes: u64) -> bool {
         let fits = |used| (used + bytes <= self.limit).then_some(used + bytes);
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
-            .is_ok()
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
     /// Gives back what the window held.
@@ -87,9 +82,7 @@ pub struct Reader {
 impl File {
     /// A reader for one more handle.
     pub fn reader(&self) -> Reader {
-        Reader {
-            planner: Mutex::new(Planner::new(self.shared.max_window)),
-        }
+        Reader { planner: Mutex::new(Planner::new(self.shared.max_window)) }
     }
 
     /// Notes a read of `reader` and starts what should be fetched ahead of it; then answers it from
@@ -105,8 +98,7 @@ impl File {
     /// Reads what [`read_at`](File::read_at) did not find, and then looks ahead.
     pub async fn read_missing(self: &Arc<Self>, reader: &Reader, span: Span) -> Result<Bytes> {
         // The read's own GET goes first: a window that opens must not be in its way.
-        self.claim(span, |file| file.look_ahead(reader, span))
-            .await?;
+        self.claim(span, |file| file.look_ahead(reader, span)).await?;
         self.read(span).await
     }
 
@@ -121,10 +113,8 @@ impl File {
     fn look_ahead(self: &Arc<Self>, reader: &Reader, span: Span) {
         let mut state = self.lock();
         let ids = &self.shared.stream_ids;
-        let plan = reader
-            .planner
-            .lock()
-            .next(span, state.len, || ids.fetch_add(1, Ordering::Relaxed));
+        let plan =
+            reader.planner.lock().next(span, state.len, || ids.fetch_add(1, Ordering::Relaxed));
         if let Some(dropped) = plan.dropped {
             self.drop_stream(&mut state, dropped);
         }
@@ -156,9 +146,7 @@ impl File {
                 ahead.tasks += 1;
             }
             let file = Arc::clone(self);
-            self.shared
-                .runtime
-                .spawn(async move { file.keep_full(stream, chunk).await });
+            self.shared.runtime.spawn(async move { file.keep_full(stream, chunk).await });
         }
     }
 
@@ -207,7 +195,7 @@ impl File {
                 state.streams.get_mut(&stream)?.next = wanted.end;
                 continue;
             };
-            let get = *not_under_way(&state.fetches, pages(first, state.len)).first()?;
+            let get = *not_under_way(&state.fetches, state.pages(first)).first()?;
             if !self.shared.ahead.take(get.len()) {
                 return None;
             }
@@ -229,10 +217,7 @@ impl File {
         if state.fetches.is_empty() {
             return missing;
         }
-        missing
-            .into_iter()
-            .flat_map(|part| not_under_way(&state.fetches, part))
-            .collect()
+        missing.into_iter().flat_map(|part| not_under_way(&state.fetches, part)).collect()
     }
 
     /// Notes that `get` is on its way, segment by segment. The caller runs the result.
@@ -250,20 +235,11 @@ impl File {
             for writing in state.writing.values() {
                 overwritten.insert(writing.span.intersect(segment));
             }
-            let fetch = Fetch {
-                span: segment,
-                overwritten,
-                waiters: Vec::new(),
-                stream,
-            };
+            let fetch = Fetch { span: segment, overwritten, waiters: Vec::new(), stream };
             let old = state.fetches.insert(segment.start, fetch);
             debug_assert!(old.is_none(), "a byte is on its way once at most");
         }
-        GetOfFile {
-            file: Arc::clone(self),
-            rest: get,
-            blob: Arc::clone(&state.blob),
-        }
+        GetOfFile { file: Arc::clone(self), rest: get, blob: Arc::clone(&state.blob) }
     }
 
     /// Sees to it that `spans` are in memory: fetches what nobody fetches yet and waits for the rest.
@@ -287,7 +263,7 @@ impl File {
                     fetch.waiters.push(tell);
                     waits.push(told);
                 }
-                let wanted = pages(missing, state.len);
+                let wanted = state.pages(missing);
                 for get in not_under_way(&state.fetches, wanted) {
                     gets.push(self.begin(&mut state, get, None));
                 }
@@ -368,10 +344,7 @@ fn overlapping(fetches: &mut BTreeMap<u64, Fetch>, span: Span) -> impl Iterator<
 fn not_under_way(fetches: &BTreeMap<u64, Fetch>, span: Span) -> Vec<Span> {
     let mut parts = Vec::new();
     let mut at = span.start;
-    for fetch in fetches
-        .range(span.start.saturating_sub(BLOCK)..span.end)
-        .map(|(_, fetch)| fetch)
-    {
+    for fetch in fetches.range(span.start.saturating_sub(BLOCK)..span.end).map(|(_, fetch)| fetch) {
         if !fetch.span.overlaps(span) {
             continue;
         }
@@ -387,13 +360,8 @@ fn not_under_way(fetches: &BTreeMap<u64, Fetch>, span: Span) -> Vec<Span> {
 }
 
 fn abandoned() -> Error {
-    Error::new(
-        ErrorKind::TimedOut,
-        "read",
-        "",
-        "the read that this one waited for was given up",
-    )
-    .with_retry(Retry::Temporary)
+    Error::new(ErrorKind::TimedOut, "read", "", "the read that this one waited for was given up")
+        .with_retry(Retry::Temporary)
 }
 
 /// A GET that has been noted. Dropped before it is done, it gives its segments up.
@@ -407,19 +375,13 @@ impl GetOfFile {
     async fn run(mut self) -> Result<()> {
         let blob = Arc::clone(&self.blob);
         let range = self.rest.range();
-        let mut sink = Receive {
-            segment: None,
-            get: &mut self,
-        };
+        let mut sink = Receive { segment: None, get: &mut self };
         let result = blob.read(range, &mut sink).await;
         if let Err(error) = &result {
             let rest = self.take_rest();
             self.file.give_up(rest, error);
         }
-        debug_assert!(
-            result.is_err() || self.rest.is_empty(),
-            "a read gives its whole range"
-        );
+        debug_assert!(result.is_err() || self.rest.is_empty(), "a read gives its whole range");
         result
     }
 
@@ -487,12 +449,7 @@ impl Sink for Receive<'_> {
     fn put(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             let (span, receiving) = self.segment.get_or_insert_with(|| {
-                let span = self
-                    .get
-                    .rest
-                    .split(BLOCK)
-                    .next()
-                    .expect("no more than was asked for");
+                let span = self.get.rest.split(BLOCK).next().expect("no more than was asked for");
                 (span, Receiving::new(&self.get.file.shared.pool, span.len()))
             });
             let take = piece.len().min((span.len() - receiving.len()) as usize);

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) fetches: BTreeMap<u64, Fetch>,
     pub(super) streams: HashMap<StreamId, Ahead>,
     pub(super) holes: SpanSet,
+    /// Whatever is not in `holes` holds data.
+    pub(super) holes_complete: bool,
     /// The service's blob must be cut to this length before anything beyond is sent.
     pub(super) cut: Option<u64>,
     /// Someone is busy with `cut`.
@@ -134,6 +136,7 @@ impl File {
             fetches: BTreeMap::new(),
             streams: HashMap::new(),
             holes: SpanSet::new(),
+            holes_complete: false,
             cut: None,
             cutting: false,
             ready: VecDeque::new(),
@@ -157,7 +160,11 @@ impl File {
     pub fn created(shared: Arc<Shared>, writer: Arc<dyn BlobMut>) -> Arc<File> {
         let blob: Arc<dyn Blob> = Arc::clone(&writer) as Arc<dyn Blob>;
         let file = File::new(shared, ContentId::fresh(), blob, Some(writer));
-        file.state.lock().holes.insert(Span::between(0, u64::MAX));
+        {
+            let mut state = file.state.lock();
+            state.holes.insert(Span::between(0, u64::MAX));
+            state.holes_complete = true;
+        }
         file
     }
 
@@ -251,6 +258,19 @@ impl File {
         self.len() == 0
     }
 
+    /// Bytes that take storage, dirty ones included; `None` if that is not known without asking.
+    pub fn allocated(&self) -> Option<u64> {
+        let state = self.state.lock();
+        let whole = Span::between(0, state.len.next_multiple_of(SECTOR));
+        let sent = || state.holes.gaps(whole).iter().map(|data| data.len()).sum::<u64>();
+        // A dirty extent over data that was sent counts once, one over a hole too.
+        let unsent = || {
+            let data = state.dirty.extents(whole).filter(|(_, zero)| !zero);
+            data.map(|(span, _)| span.len() - overlap_with_data(&state.holes, span)).sum::<u64>()
+        };
+        state.holes_complete.then(|| sent() + unsent())
+    }
+
     /// When it was last written here; `None` if it was not.
     pub fn modified(&self) -> Option<SystemTime> {
         self.state.lock().modified
@@ -259,21 +279,13 @@ impl File {
     /// Bytes that the service has not confirmed, bookkeeping included.
     pub fn unconfirmed(&self) -> u64 {
         let state = self.state.lock();
-        state.dirty.charged()
-            + state
-                .writing
-                .values()
-                .map(|writing| writing.charge)
-                .sum::<u64>()
+        state.dirty.charged() + state.writing.values().map(|writing| writing.charge).sum::<u64>()
     }
 
     /// Whether the service has everything, its length included.
     pub fn is_settled(&self) -> bool {
         let state = self.state.lock();
-        let published = state
-            .writer
-            .as_ref()
-            .is_none_or(|writer| writer.len() == state.len);
+        let published = state.writer.as_ref().is_none_or(|writer| writer.len() == state.len);
         state.dirty.is_empty() && state.writing.is_empty() && published && state.cut.is_none()
     }
 
@@ -369,28 +381,20 @@ impl File {
             for unit in whole.split(ZERO_UNIT) {
                 if is_zero(&data[unit.within(written.start)]) {
                     let before = Span::between(data_from, unit.start);
-                    state
-                        .dirty
-                        .write(pool, before.start, &data[before.within(written.start)]);
+                    state.dirty.write(pool, before.start, &data[before.within(written.start)]);
                     state.dirty.zero(unit);
                     data_from = unit.end;
                 }
             }
             let rest = Span::between(data_from, whole.end);
-            state
-                .dirty
-                .write(pool, rest.start, &data[rest.within(written.start)]);
+            state.dirty.write(pool, rest.start, &data[rest.within(written.start)]);
         }
         state.extend(written.end);
     }
 
     /// Sees to it that older bytes of `span`, on their way or arrived, do not come up again.
     fn prepare_overwrite(&self, state: &mut State, span: Span) {
-        for fetch in state
-            .fetches
-            .values_mut()
-            .filter(|fetch| fetch.span.overlaps(span))
-        {
+        for fetch in state.fetches.values_mut().filter(|fetch| fetch.span.overlaps(span)) {
             fetch.overwritten.insert(span);
         }
         self.settle_arrived(state, |at, len, _| Span::at(at, len).overlaps(span));
@@ -465,21 +469,13 @@ impl File {
     /// Makes the bytes of `span` zero, without sending or keeping any; the file grows to hold them if
     /// `grow`, and they are cut at its end otherwise.
     pub async fn zero(self: &Arc<Self>, span: Span, grow: bool) -> Result<()> {
-        let span = if grow {
-            span
-        } else {
-            span.intersect(Span::between(0, self.len()))
-        };
+        let span = if grow { span } else { span.intersect(Span::between(0, self.len())) };
         let whole = span.align_in(SECTOR);
         if whole.is_empty() {
             return self.write(span.start, &vec![0; span.len() as usize]).await;
         }
-        for edge in [
-            Span::between(span.start, whole.start),
-            Span::between(whole.end, span.end),
-        ] {
-            self.write(edge.start, &[0; SECTOR as usize][..edge.len() as usize])
-                .await?;
+        for edge in [Span::between(span.start, whole.start), Span::between(whole.end, span.end)] {
+            self.write(edge.start, &[0; SECTOR as usize][..edge.len() as usize]).await?;
         }
         if grow && self.len() < span.end {
             self.set_len(span.end).await?;
@@ -535,12 +531,8 @@ impl File {
             self.load(&missing).await?;
         }
         self.state.lock().modified = Some(SystemTime::now());
-        let cut = self.state.lock().cut;
-        match cut {
-            Some(_) => self.apply_cut(&writer).await,
-            None if writer.len() != len => writer.set_len(len, true).await,
-            None => Ok(()),
-        }
+        self.apply_cut(&writer).await?;
+        if writer.len() == len { Ok(()) } else { writer.set_len(len, true).await }
     }
 
     /// Forgets everything from `len` on and notes that the service must be cut there.
@@ -675,12 +667,13 @@ impl State {
             }
             border = border.min(capacity);
         }
-        Found::Missing(
-            border
-                .min(cache.next_present(self.content, at))
-                .min(end)
-                .max(at + 1),
-        )
+        Found::Missing(border.min(cache.next_present(self.content, at)).min(end).max(at + 1))
+    }
+
+    /// What to fetch for `missing`: whole pages, as far as the service has any.
+    pub(super) fn pages(&self, missing: Span) -> Span {
+        let capacity = self.writer.as_ref().map_or(u64::MAX, |writer| writer.capacity());
+        missing.align_out(PAGE).intersect(Span::between(0, self.len.min(capacity)))
     }
 
     /// The parts of `span` that are not in memory, in order, neighbours put together.
@@ -732,14 +725,13 @@ impl State {
     /// Makes the file at least `len` bytes long. The service holds zeros beyond the old end.
     fn extend(&mut self, len: u64) {
         if len > self.len {
-            let sectors = Span::between(
-                self.len.next_multiple_of(SECTOR),
-                len.next_multiple_of(SECTOR),
-            );
+            let sectors =
+                Span::between(self.len.next_multiple_of(SECTOR), len.next_multiple_of(SECTOR));
             self.holes.insert(sectors);
             self.len = len;
             if self.holes.pieces() > MAX_HOLES {
                 self.holes.clear();
+                self.holes_complete = false;
             }
         }
     }
@@ -787,9 +779,9 @@ fn partial_sectors(written: Span, len: u64) -> Vec<Span> {
     sectors
 }
 
-/// The page-aligned spans to fetch for `missing` in a file of `len` bytes.
-pub(super) fn pages(missing: Span, len: u64) -> Span {
-    missing.align_out(PAGE).intersect(Span::between(0, len))
+/// Bytes of `span` that are not in `holes`.
+fn overlap_with_data(holes: &SpanSet, span: Span) -> u64 {
+    holes.gaps(span).iter().map(|data| data.len()).sum()
 }
 
 fn read_only() -> Error {

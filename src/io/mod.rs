@@ -101,9 +101,7 @@ impl Shared {
             sweep: tokio::sync::Notify::new(),
         });
         if max_update > 0 {
-            shared
-                .runtime
-                .spawn(write_back::sweep(Arc::downgrade(&shared)));
+            shared.runtime.spawn(write_back::sweep(Arc::downgrade(&shared)));
         }
         shared
     }

@@ -56,11 +56,7 @@ struct Weigh;
 
 impl Weighter<(ContentId, u64), Block> for Weigh {
     fn weight(&self, _: &(ContentId, u64), block: &Block) -> u64 {
-        OVERHEAD
-            + block
-                .iter()
-                .map(|segment| segment.bytes.len() as u64 + OVERHEAD)
-                .sum::<u64>()
+        OVERHEAD + block.iter().map(|segment| segment.bytes.len() as u64 + OVERHEAD).sum::<u64>()
     }
 }
 
@@ -91,9 +87,7 @@ impl PageCache {
     /// The longest run of present bytes that starts at `at` and ends by `end`, inside one segment.
     pub fn get(&self, content: ContentId, at: u64, end: u64) -> Option<Bytes> {
         let block = self.blocks.get(&(content, at / BLOCK))?;
-        let index = block
-            .partition_point(|segment| segment.start <= at)
-            .checked_sub(1)?;
+        let index = block.partition_point(|segment| segment.start <= at).checked_sub(1)?;
         let segment = &block[index];
         let span = segment.span().intersect(Span::between(at, end));
         (span.start == at && !span.is_empty()).then(|| segment.slice(span))
@@ -161,16 +155,11 @@ impl PageCache {
                 rest.push(segment.clone());
                 continue;
             }
-            for part in [
-                Span::between(whole.start, span.start),
-                Span::between(span.end, whole.end),
-            ] {
+            for part in [Span::between(whole.start, span.start), Span::between(span.end, whole.end)]
+            {
                 let part = part.intersect(whole);
                 if !part.is_empty() {
-                    rest.push(Segment {
-                        start: part.start,
-                        bytes: segment.slice(part),
-                    });
+                    rest.push(Segment { start: part.start, bytes: segment.slice(part) });
                 }
             }
         }
@@ -180,9 +169,7 @@ impl PageCache {
 
 impl fmt::Debug for PageCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PageCache")
-            .field("weight", &self.weight())
-            .finish_non_exhaustive()
+        f.debug_struct("PageCache").field("weight", &self.weight()).finish_non_exhaustive()
     }
 }
 

@@ -51,10 +51,7 @@ pub struct Planner {
 impl Planner {
     /// A planner whose windows grow up to `max_window` bytes.
     pub fn new(max_window: u64) -> Planner {
-        Planner {
-            streams: Vec::new(),
-            max_window,
-        }
+        Planner { streams: Vec::new(), max_window }
     }
 
     /// Takes note of a read of a file of `len` bytes. `fresh_id` names the stream if it is a new one.
@@ -65,11 +62,7 @@ impl Planner {
                 && read.start >= stream.start
         });
         let Some(index) = continued else {
-            let dropped = if self.streams.len() == STREAMS {
-                self.streams.pop()
-            } else {
-                None
-            };
+            let dropped = if self.streams.len() == STREAMS { self.streams.pop() } else { None };
             let stream = Stream {
                 id: fresh_id(),
                 start: read.start,
@@ -80,10 +73,7 @@ impl Planner {
                 believed: false,
             };
             self.streams.insert(0, stream);
-            return Plan {
-                ahead: None,
-                dropped: dropped.map(|stream| stream.id),
-            };
+            return Plan { ahead: None, dropped: dropped.map(|stream| stream.id) };
         };
         self.streams[..=index].rotate_right(1);
         let stream = &mut self.streams[0];
@@ -104,10 +94,7 @@ impl Planner {
         }
         let end = stream.next.saturating_add(stream.window).min(len);
         let ahead = Span::between(stream.next, end);
-        Plan {
-            ahead: (!ahead.is_empty()).then_some((stream.id, ahead)),
-            dropped: None,
-        }
+        Plan { ahead: (!ahead.is_empty()).then_some((stream.id, ahead)), dropped: None }
     }
 
     /// The streams that are still followed.
@@ -133,10 +120,7 @@ mod tests {
 
     impl Reader {
         fn new() -> Reader {
-            Reader {
-                planner: Planner::new(MAX),
-                ids: 0,
-            }
+            Reader { planner: Planner::new(MAX), ids: 0 }
         }
 
         fn read(&mut self, start: u64, len: u64) -> Plan {
@@ -177,11 +161,7 @@ mod tests {
         for index in 0..20 {
             for stream in 0..4 {
                 let plan = reader.read(stream * (1 << 30) + index * 256 * KIB, 256 * KIB);
-                assert_eq!(
-                    plan.ahead.is_some(),
-                    index >= 1,
-                    "stream {stream}, read {index}"
-                );
+                assert_eq!(plan.ahead.is_some(), index >= 1, "stream {stream}, read {index}");
                 if let Some((id, _)) = plan.ahead {
                     assert_eq!(id, stream + 1);
                 }

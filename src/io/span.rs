@@ -24,18 +24,12 @@ pub struct Span {
 impl Span {
     /// The span of `len` bytes from `start`.
     pub fn at(start: u64, len: u64) -> Span {
-        Span {
-            start,
-            end: start.saturating_add(len),
-        }
+        Span { start, end: start.saturating_add(len) }
     }
 
     /// The span between two offsets; empty if they are in the wrong order.
     pub fn between(start: u64, end: u64) -> Span {
-        Span {
-            start,
-            end: end.max(start),
-        }
+        Span { start, end: end.max(start) }
     }
 
     /// Length in bytes.
@@ -65,18 +59,12 @@ impl Span {
 
     /// The smallest span with both ends on multiples of `unit` that holds this one.
     pub fn align_out(self, unit: u64) -> Span {
-        Span {
-            start: self.start - self.start % unit,
-            end: self.end.next_multiple_of(unit),
-        }
+        Span { start: self.start - self.start % unit, end: self.end.next_multiple_of(unit) }
     }
 
     /// The largest span with both ends on multiples of `unit` inside this one; may be empty.
     pub fn align_in(self, unit: u64) -> Span {
-        Span::between(
-            self.start.next_multiple_of(unit),
-            self.end - self.end % unit,
-        )
+        Span::between(self.start.next_multiple_of(unit), self.end - self.end % unit)
     }
 
     /// The parts of this span in consecutive windows of `unit` bytes.
@@ -87,10 +75,7 @@ impl Span {
                 return None;
             }
             let border = rest.start - rest.start % unit + unit;
-            let piece = Span {
-                start: rest.start,
-                end: rest.end.min(border),
-            };
+            let piece = Span { start: rest.start, end: rest.end.min(border) };
             rest.start = piece.end;
             Some(piece)
         })
@@ -175,10 +160,7 @@ impl SpanSet {
 
     /// Whether every byte of `span` is in the set.
     pub fn contains(&self, span: Span) -> bool {
-        span.is_empty()
-            || self
-                .find(span.start)
-                .is_some_and(|found| found.end >= span.end)
+        span.is_empty() || self.find(span.start).is_some_and(|found| found.end >= span.end)
     }
 
     /// The parts of `span` that are not in the set, in order.
@@ -196,6 +178,28 @@ impl SpanSet {
             }
         }
         gaps
+    }
+
+    /// The parts of `span` that are in the set, in order.
+    pub fn parts(&self, span: Span) -> Vec<Span> {
+        let mut parts = Vec::new();
+        let mut at = span.start;
+        while at < span.end {
+            match self.find(at) {
+                Some(found) => {
+                    let part = Span { start: at, end: found.end.min(span.end) };
+                    parts.push(part);
+                    at = part.end;
+                }
+                None => at = self.next_start(at).unwrap_or(u64::MAX).min(span.end),
+            }
+        }
+        parts
+    }
+
+    /// Whether nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
     }
 
     /// How many spans the set is made of.
@@ -257,6 +261,8 @@ mod tests {
             prop_assert_eq!(set.contains(probe), bits[probe.within(0)].iter().all(|bit| *bit));
             let missing: u64 = set.gaps(probe).iter().map(|gap| gap.len()).sum();
             prop_assert_eq!(missing, bits[probe.within(0)].iter().filter(|bit| !**bit).count() as u64);
+            let present: u64 = set.parts(probe).iter().map(|part| part.len()).sum();
+            prop_assert_eq!(present + missing, probe.len());
             let runs = bits.iter().zip(std::iter::once(&false).chain(&bits)).filter(|(now, before)| **now && !**before).count();
             prop_assert_eq!(set.pieces(), runs, "spans that touch are one");
         }

@@ -68,9 +68,41 @@ impl Writing {
 
 /// Somebody's wish that all that was dirty at one moment be sent.
 pub(super) struct Ticket {
-    /// What of it is not confirmed yet.
-    pending: SpanSet,
+    /// What of it is still to be sent.
+    dirty: SpanSet,
+    /// What of it is in flight. A span that was written again while in flight is in both: the end of
+    /// the older request says nothing of the newer bytes.
+    sent: SpanSet,
     done: Option<oneshot::Sender<Result<()>>>,
+}
+
+impl Ticket {
+    /// A wish for everything that `state` holds, unless that is nothing.
+    fn for_all(state: &State, done: Option<oneshot::Sender<Result<()>>>) -> Option<Ticket> {
+        let mut dirty = SpanSet::new();
+        for (span, _) in state.dirty.extents(Span::between(0, u64::MAX)) {
+            dirty.insert(span);
+        }
+        let mut sent = SpanSet::new();
+        for writing in state.writing.values() {
+            for part in writing.superseded.gaps(writing.span) {
+                sent.insert(part);
+            }
+        }
+        let wanted = !dirty.is_empty() || !sent.is_empty();
+        wanted.then_some(Ticket { dirty, sent, done })
+    }
+
+    fn note_sent(&mut self, span: Span) {
+        for part in self.dirty.parts(span) {
+            self.sent.insert(part);
+        }
+        self.dirty.remove(span);
+    }
+
+    fn touches(&self, span: Span) -> bool {
+        !self.dirty.parts(span).is_empty() || !self.sent.parts(span).is_empty()
+    }
 }
 
 /// What the flusher does next.
@@ -81,8 +113,8 @@ enum Step {
     Wait,
     /// The blob must be cut first.
     Cut,
-    /// Make room: publish this length, or reserve this capacity.
-    Publish(u64),
+    /// Make room: by publishing the length, or by reserving this capacity.
+    Publish,
     Reserve(u64),
     Put(Span, Vec<Bytes>),
     Clear(Span),
@@ -141,17 +173,25 @@ impl File {
         Ok(())
     }
 
+    /// Makes the service know the length as it is by now, which makes room for what is dirty below it.
+    async fn publish_growth(&self, writer: &Arc<dyn BlobMut>) -> Result<()> {
+        // A length read before somebody else's change must not arrive after it.
+        let _one_at_a_time = self.length.lock().await;
+        let (len, cut) = {
+            let state = self.lock();
+            (state.len, state.cut)
+        };
+        if cut.is_some() || writer.len() == len {
+            return Ok(());
+        }
+        writer.set_len(len, true).await
+    }
+
     /// Asks for all that is dirty or in flight. `None` if nothing is.
     fn add_ticket(self: &Arc<Self>, state: &mut State) -> Option<oneshot::Receiver<Result<()>>> {
-        let pending = unconfirmed(state);
-        if pending.pieces() == 0 {
-            return None;
-        }
         let (done, told) = oneshot::channel();
-        state.tickets.push(Ticket {
-            pending,
-            done: Some(done),
-        });
+        let ticket = Ticket::for_all(state, Some(done))?;
+        state.tickets.push(ticket);
         self.wake_flusher(state);
         Some(told)
     }
@@ -182,12 +222,10 @@ impl File {
     }
 
     fn send_everything(self: &Arc<Self>, state: &mut State) {
-        let pending = unconfirmed(state);
-        if pending.pieces() > 0 && state.may_send() {
-            state.tickets.push(Ticket {
-                pending,
-                done: None,
-            });
+        if state.may_send()
+            && let Some(ticket) = Ticket::for_all(state, None)
+        {
+            state.tickets.push(ticket);
             self.wake_flusher(state);
         }
     }
@@ -196,9 +234,7 @@ impl File {
         if !state.flusher && state.may_send() {
             state.flusher = true;
             let file = Arc::clone(self);
-            self.shared
-                .runtime
-                .spawn(async move { file.run_flusher().await });
+            self.shared.runtime.spawn(async move { file.run_flusher().await });
         }
     }
 
@@ -225,7 +261,7 @@ impl File {
                     Ok(())
                 }
                 Step::Cut => self.apply_cut(&writer).await,
-                Step::Publish(len) => writer.set_len(len, true).await,
+                Step::Publish => self.publish_growth(&writer).await,
                 Step::Reserve(capacity) => writer.reserve(capacity).await,
                 Step::Put(span, body) => {
                     self.spawn_update(&writer, permit, span, Some(body));
@@ -300,9 +336,8 @@ impl File {
     fn confirm(&self, state: &mut State, writing: &Writing, clear: bool) {
         let cache = &self.shared.cache;
         if clear {
-            for part in writing.superseded.gaps(writing.span) {
-                state.holes.insert(part);
-            }
+            // Of what was cut off meanwhile, too, the service has zeros or nothing.
+            state.holes.insert(writing.span);
             self.forget_clean(state, writing.span);
         } else {
             for piece in &writing.pieces {
@@ -315,7 +350,10 @@ impl File {
                 }
             }
         }
-        self.drop_from_tickets(state, writing.span);
+        for ticket in &mut state.tickets {
+            ticket.sent.remove(writing.span);
+        }
+        end_tickets(state);
     }
 
     fn forget_clean(&self, state: &mut State, span: Span) {
@@ -327,10 +365,7 @@ impl File {
     fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
         if error.outcome() == Outcome::Unknown || error.kind() == ErrorKind::Fenced {
             // Sending again could overwrite newer data later, when the first one is applied after all.
-            let error = error
-                .clone()
-                .with_kind(ErrorKind::Fenced)
-                .with_retry(Retry::Permanent);
+            let error = error.clone().with_kind(ErrorKind::Fenced).with_retry(Retry::Permanent);
             log::error!(
                 target: "io",
                 "{error}; it may or may not have been applied, so every later write, fsync and close \
@@ -342,9 +377,7 @@ impl File {
         let failed = state.failed.clone();
         let tickets = std::mem::take(&mut state.tickets);
         for mut ticket in tickets {
-            let mut touched = ticket.pending.clone();
-            touched.remove(span);
-            if failed.is_some() || touched != ticket.pending {
+            if failed.is_some() || ticket.touches(span) {
                 if let Some(done) = ticket.done.take() {
                     let _ = done.send(Err(failed.clone().unwrap_or_else(|| error.clone())));
                 }
@@ -362,14 +395,10 @@ impl File {
     /// Takes `span` out of every ticket and tells those that are done.
     pub(super) fn drop_from_tickets(&self, state: &mut State, span: Span) {
         for ticket in &mut state.tickets {
-            ticket.pending.remove(span);
-            if ticket.pending.pieces() == 0
-                && let Some(done) = ticket.done.take()
-            {
-                let _ = done.send(Ok(()));
-            }
+            ticket.dirty.remove(span);
+            ticket.sent.remove(span);
         }
-        state.tickets.retain(|ticket| ticket.pending.pieces() > 0);
+        end_tickets(state);
     }
 
     fn next_step(&self, state: &mut State, writer: &Arc<dyn BlobMut>) -> Step {
@@ -408,12 +437,11 @@ impl File {
         for ticket in &state.tickets {
             let mut at = 0;
             // Windows with something pending, in order; those whose actions all wait are passed over.
-            while let Some(span) = ticket.pending.find(at).or_else(|| {
-                ticket
-                    .pending
-                    .next_start(at)
-                    .and_then(|start| ticket.pending.find(start))
-            }) {
+            while let Some(span) = ticket
+                .dirty
+                .find(at)
+                .or_else(|| ticket.dirty.next_start(at).and_then(|start| ticket.dirty.find(start)))
+            {
                 let from = span.start.max(at);
                 let window = Span::at(from - from % MAX_PUT, MAX_PUT);
                 let actions: Vec<Action> = self
@@ -463,10 +491,7 @@ impl File {
         if !state.dirty.covers(span) || (!put && !zeros_only) {
             return None;
         }
-        if state
-            .cut
-            .is_some_and(|cut| span.end > cut.next_multiple_of(SECTOR))
-        {
+        if state.cut.is_some_and(|cut| span.end > cut.next_multiple_of(SECTOR)) {
             state.actions.push_front(action);
             return Some(if state.cutting { Step::Wait } else { Step::Cut });
         }
@@ -492,7 +517,7 @@ impl File {
             let len = state.len;
             let wanted = state.tickets.iter().any(|ticket| ticket.done.is_some());
             if wanted && len.next_multiple_of(SECTOR) >= span.end {
-                return Some(Step::Publish(len));
+                return Some(Step::Publish);
             }
             let room = (capacity * RESERVE_FACTOR).max(FIRST_RESERVE).max(span.end);
             return Some(Step::Reserve(room.min(self.shared.max_len)));
@@ -501,19 +526,15 @@ impl File {
         let pieces = state.dirty.take(span);
         // Cutting an extent may cost bookkeeping, so that taking gives nothing back.
         let charge = before.saturating_sub(state.dirty.charged());
-        self.shared
-            .budget
-            .adjust(before, state.dirty.charged() + charge);
+        self.shared.budget.adjust(before, state.dirty.charged() + charge);
         let body = put.then(|| {
             state.holes.remove(span);
             pieces.iter().flat_map(body_of).collect()
         });
-        let writing = Writing {
-            span,
-            pieces,
-            superseded: SpanSet::new(),
-            charge,
-        };
+        for ticket in &mut state.tickets {
+            ticket.note_sent(span);
+        }
+        let writing = Writing { span, pieces, superseded: SpanSet::new(), charge };
         state.writing.insert(span.start, writing);
         Some(match body {
             Some(body) => Step::Put(span, body),
@@ -532,11 +553,7 @@ impl State {
 fn body_of(piece: &Taken) -> Vec<Bytes> {
     match &piece.bytes {
         Some(bytes) => vec![bytes.clone()],
-        None => piece
-            .span
-            .split(BLOCK)
-            .map(|part| zeros(part.len()))
-            .collect(),
+        None => piece.span.split(BLOCK).map(|part| zeros(part.len())).collect(),
     }
 }
 
@@ -544,18 +561,17 @@ fn restore(shared: &Shared, state: &mut State, span: Span, bytes: Option<Bytes>)
     state.dirty.restore(&shared.pool, &Taken { span, bytes });
 }
 
-/// What is dirty or in flight.
-fn unconfirmed(state: &State) -> SpanSet {
-    let mut pending = SpanSet::new();
-    for (span, _) in state.dirty.extents(Span::between(0, u64::MAX)) {
-        pending.insert(span);
-    }
-    for writing in state.writing.values() {
-        for part in writing.superseded.gaps(writing.span) {
-            pending.insert(part);
+/// Tells those whose wish is fulfilled.
+fn end_tickets(state: &mut State) {
+    for ticket in &mut state.tickets {
+        if ticket.dirty.is_empty()
+            && ticket.sent.is_empty()
+            && let Some(done) = ticket.done.take()
+        {
+            let _ = done.send(Ok(()));
         }
     }
-    pending
+    state.tickets.retain(|ticket| !ticket.dirty.is_empty() || !ticket.sent.is_empty());
 }
 
 impl Shared {
@@ -600,10 +616,7 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
         }
         for file in files {
             let mut state = file.lock();
-            if state
-                .dirty_since
-                .is_some_and(|since| since.elapsed() >= MAX_AGE)
-            {
+            if state.dirty_since.is_some_and(|since| since.elapsed() >= MAX_AGE) {
                 if state.tickets.is_empty() {
                     file.send_everything(&mut state);
                 }

@@ -25,11 +25,8 @@ struct Site {
 impl Limiter {
     /// Whether a line of `site` may be written now, and if so, how many before it were not.
     pub(super) fn admit(&mut self, site: (&'static str, u32), now: Instant) -> Option<u64> {
-        let site = self.sites.entry(site).or_insert(Site {
-            allowance: BURST,
-            refilled: now,
-            left_out: 0,
-        });
+        let site =
+            self.sites.entry(site).or_insert(Site { allowance: BURST, refilled: now, left_out: 0 });
         let seconds = now.duration_since(site.refilled).as_secs() / REFILL.as_secs();
         if seconds > 0 {
             let more = u32::try_from(seconds).unwrap_or(BURST);
@@ -64,9 +61,8 @@ mod tests {
         assert_eq!(limiter.admit(("here", 1), at(1000)), Some(5));
         assert_eq!(limiter.admit(("here", 1), at(1999)), None);
         // A long quiet time gives one burst and no more.
-        let admitted = (0..100)
-            .filter(|_| limiter.admit(("here", 1), at(1_000_000)).is_some())
-            .count();
+        let admitted =
+            (0..100).filter(|_| limiter.admit(("here", 1), at(1_000_000)).is_some()).count();
         assert_eq!(admitted, BURST as usize);
     }
 }

@@ -160,11 +160,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?}/{:?}/{:?}: {self}",
-            self.kind, self.retry, self.outcome
-        )
+        write!(f, "{:?}/{:?}/{:?}: {self}", self.kind, self.retry, self.outcome)
     }
 }
 

@@ -129,10 +129,7 @@ impl Shared {
         let names = self.names.lock();
         let prefix = format!("{path}/");
         if path.is_root()
-            || names
-                .range(prefix.clone()..)
-                .next()
-                .is_some_and(|(k, _)| k.starts_with(&prefix))
+            || names.range(prefix.clone()..).next().is_some_and(|(k, _)| k.starts_with(&prefix))
         {
             return Some(Node::Directory);
         }
@@ -143,10 +140,7 @@ impl Shared {
 impl Content {
     fn store(&mut self, at: u64, bytes: &[u8]) {
         for (index, chunk) in bytes.chunks(SECTOR as usize).enumerate() {
-            let sector = self
-                .sectors
-                .entry(at / SECTOR + index as u64)
-                .or_insert([0; 512]);
+            let sector = self.sectors.entry(at / SECTOR + index as u64).or_insert([0; 512]);
             sector[..chunk.len()].copy_from_slice(chunk);
         }
     }
@@ -164,6 +158,7 @@ impl Content {
         Stat {
             kind: Kind::File,
             len: self.len,
+            allocated: Some(self.sectors.len() as u64 * SECTOR),
             modified: Some(self.modified),
             version: Some(version(self.version)),
             read_only: None,
@@ -183,10 +178,7 @@ fn fail<T>(kind: ErrorKind, op: &'static str, path: &RemotePath) -> Result<T> {
 impl Store for MemoryStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            write: WriteModel::InPlace {
-                align: SECTOR,
-                max: MAX_UPDATE,
-            },
+            write: WriteModel::InPlace { align: SECTOR, max: MAX_UPDATE },
             immutable: false,
             max_len: MAX_LEN,
         }
@@ -210,11 +202,7 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<ListPage>> {
         Box::pin(async move {
             self.pause().await;
-            let prefix = if dir.is_root() {
-                String::new()
-            } else {
-                format!("{dir}/")
-            };
+            let prefix = if dir.is_root() { String::new() } else { format!("{dir}/") };
             let mut entries: BTreeMap<String, Stat> = BTreeMap::new();
             for (name, node) in self.shared.names.lock().range(prefix.clone()..) {
                 let Some(rest) = name.strip_prefix(&prefix) else {
@@ -229,19 +217,14 @@ impl Store for MemoryStore {
                     entries.insert(first.to_owned(), stat);
                 }
             }
-            let after = cursor
-                .map(|cursor| cursor.0.to_string())
-                .unwrap_or_default();
+            let after = cursor.map(|cursor| cursor.0.to_string()).unwrap_or_default();
             let mut rest = entries
                 .into_iter()
                 .filter(|(name, _)| *name > after)
                 .map(|(name, stat)| ListEntry { name, stat });
             let entries: Vec<ListEntry> = rest.by_ref().take(LIST_PAGE).collect();
             let more = rest.next().is_some();
-            let next = entries
-                .last()
-                .filter(|_| more)
-                .map(|last| Cursor(Arc::from(&*last.name)));
+            let next = entries.last().filter(|_| more).map(|last| Cursor(Arc::from(&*last.name)));
             Ok(ListPage { entries, next })
         })
     }
@@ -338,10 +321,7 @@ impl Store for MemoryStore {
             old.version = 0;
             let mut names = self.shared.names.lock();
             names.remove(from.as_str());
-            names.insert(
-                to.as_str().to_owned(),
-                Node::File(Arc::new(Mutex::new(copy))),
-            );
+            names.insert(to.as_str().to_owned(), Node::File(Arc::new(Mutex::new(copy))));
             Ok(())
         })
     }
@@ -352,10 +332,7 @@ impl Store for MemoryStore {
             if self.shared.node(path).is_some() {
                 return fail(ErrorKind::AlreadyExists, "make_dir", path);
             }
-            self.shared
-                .names
-                .lock()
-                .insert(path.as_str().to_owned(), Node::Directory);
+            self.shared.names.lock().insert(path.as_str().to_owned(), Node::Directory);
             Ok(())
         })
     }
@@ -383,9 +360,7 @@ impl Store for MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryStore")
-            .field("names", &self.shared.names.lock().len())
-            .finish()
+        f.debug_struct("MemoryStore").field("names", &self.shared.names.lock().len()).finish()
     }
 }
 
@@ -425,10 +400,7 @@ impl MemoryBlob {
                 return fail(ErrorKind::InvalidRange, op, &self.path);
             }
             let clash = |other: &Range<u64>| other.start < range.end && range.start < other.end;
-            assert!(
-                !content.in_flight.iter().any(clash),
-                "overlapping updates in flight"
-            );
+            assert!(!content.in_flight.iter().any(clash), "overlapping updates in flight");
             content.in_flight.push(range.clone());
         }
         self.store.pause().await;
@@ -446,11 +418,7 @@ impl MemoryBlob {
 
 impl Blob for MemoryBlob {
     fn version(&self) -> Version {
-        version(if self.update {
-            self.content.lock().version
-        } else {
-            self.version
-        })
+        version(if self.update { self.content.lock().version } else { self.version })
     }
 
     fn continues(&self, found: &Version) -> bool {
@@ -458,11 +426,7 @@ impl Blob for MemoryBlob {
     }
 
     fn len(&self) -> u64 {
-        if self.update {
-            self.content.lock().len
-        } else {
-            self.len
-        }
+        if self.update { self.content.lock().len } else { self.len }
     }
 
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
@@ -482,11 +446,7 @@ impl Blob for MemoryBlob {
                     if range.end > content.capacity {
                         return fail(ErrorKind::InvalidRange, "read", &self.path);
                     }
-                    content
-                        .sectors
-                        .get(&sector)
-                        .copied()
-                        .unwrap_or([0; SECTOR as usize])
+                    content.sectors.get(&sector).copied().unwrap_or([0; SECTOR as usize])
                 };
                 sink.put(&bytes[skip..skip + take]);
                 at += take as u64;
@@ -539,8 +499,7 @@ impl BlobMut for MemoryBlob {
 
     fn clear(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            self.update("clear", range.clone(), |content| content.drop_from(range))
-                .await
+            self.update("clear", range.clone(), |content| content.drop_from(range)).await
         })
     }
 
@@ -567,11 +526,7 @@ impl BlobMut for MemoryBlob {
             self.store.pause().await;
             let mut content = self.content.lock();
             let needed = len.next_multiple_of(SECTOR);
-            let capacity = if keep_reserve {
-                content.capacity.max(needed)
-            } else {
-                needed
-            };
+            let capacity = if keep_reserve { content.capacity.max(needed) } else { needed };
             content.drop_from(capacity..u64::MAX);
             content.capacity = capacity;
             content.len = len;
@@ -588,8 +543,6 @@ impl BlobMut for MemoryBlob {
 
 impl fmt::Debug for MemoryBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBlob")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("MemoryBlob").field("path", &self.path).finish_non_exhaustive()
     }
 }

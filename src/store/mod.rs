@@ -73,6 +73,8 @@ pub struct Stat {
     pub kind: Kind,
     /// Length in bytes as a reader sees it; 0 for a directory.
     pub len: u64,
+    /// Bytes that take storage, where that is known without asking further.
+    pub allocated: Option<u64>,
     /// Last change, where the service tells.
     pub modified: Option<SystemTime>,
     /// The version that the other fields describe; `None` for directories.
@@ -90,6 +92,7 @@ impl Stat {
         Stat {
             kind: Kind::Directory,
             len: 0,
+            allocated: None,
             modified: None,
             version: None,
             read_only: None,

@@ -19,9 +19,7 @@ impl RemotePath {
         if text.is_empty() {
             return Some(RemotePath::root());
         }
-        text.split('/')
-            .all(is_component)
-            .then(|| RemotePath(Arc::from(text)))
+        text.split('/').all(is_component).then(|| RemotePath(Arc::from(text)))
     }
 
     /// The path of `name` inside this directory; `None` if `name` could not be a file name.
@@ -88,10 +86,7 @@ mod tests {
         assert_eq!(file.as_str(), "a/b/c d");
         assert_eq!(file.name(), "c d");
         assert_eq!(file.parent(), dir);
-        assert_eq!(
-            RemotePath::root().join("x").unwrap().parent(),
-            RemotePath::root()
-        );
+        assert_eq!(RemotePath::root().join("x").unwrap().parent(), RemotePath::root());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Attr {
     pub kind: FileKind,
     /// Length in bytes.
     pub size: u64,
+    /// Bytes that take storage; the length, where the service would have to be asked for it.
+    pub allocated: u64,
     /// Last change of content; that of attributes is the same.
     pub modified: SystemTime,
     /// Permission bits.
@@ -63,9 +65,7 @@ impl Vfs {
     pub async fn setattr(&self, ino: u64, handle: Option<u64>, change: SetAttr) -> Result<Attr> {
         let inode = self.inode(ino)?;
         let now = self.attr(&inode);
-        let asks = change
-            .mode
-            .is_some_and(|mode| mode & 0o7777 != u32::from(now.perm))
+        let asks = change.mode.is_some_and(|mode| mode & 0o7777 != u32::from(now.perm))
             || change.uid.is_some_and(|uid| uid != now.uid)
             || change.gid.is_some_and(|gid| gid != now.gid);
         if asks {
@@ -94,26 +94,18 @@ impl Vfs {
 
     /// The value of an extended attribute: `user.blobdir.<property>`, read-only.
     pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>> {
-        let wanted = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(XATTR_PREFIX));
+        let wanted = name.to_str().and_then(|name| name.strip_prefix(XATTR_PREFIX));
         let wanted = wanted.ok_or(Error::NoAttribute)?;
         let attributes = self.properties(ino).await?;
         let found = attributes.into_iter().find(|(name, _)| *name == wanted);
-        found
-            .map(|(_, value)| value.into_bytes())
-            .ok_or(Error::NoAttribute)
+        found.map(|(_, value)| value.into_bytes()).ok_or(Error::NoAttribute)
     }
 
     /// The names of the extended attributes, each ended by NUL.
     pub async fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
         let attributes = self.properties(ino).await?;
         let name = |(name, _)| format!("{XATTR_PREFIX}{name}\0");
-        Ok(attributes
-            .into_iter()
-            .map(name)
-            .collect::<String>()
-            .into_bytes())
+        Ok(attributes.into_iter().map(name).collect::<String>().into_bytes())
     }
 
     async fn properties(&self, ino: u64) -> Result<Vec<(std::borrow::Cow<'static, str>, String)>> {
@@ -125,48 +117,31 @@ impl Vfs {
     }
 
     pub(super) fn attr(&self, inode: &Inode) -> Attr {
-        let (kind, size, modified, read_only) = inode.look(|stat, file| {
-            let local = file.filter(|file| file.is_writable());
-            let size = local.map_or(stat.len, |file| file.len());
-            let modified = local.and_then(|file| file.modified()).or(stat.modified);
-            (stat.kind, size, modified, stat.read_only.is_some())
-        });
-        self.attr_of(inode.ino, kind, size, modified, read_only)
+        inode.look(|stat, file| {
+            let mut attr = self.attr_of_stat(inode.ino, stat);
+            if let Some(file) = file.filter(|file| file.is_writable()) {
+                attr.size = file.len();
+                attr.allocated = file.allocated().unwrap_or(attr.size);
+                attr.modified = file.modified().unwrap_or(attr.modified);
+            }
+            attr
+        })
     }
 
-    /// Attributes of a listed entry that has no inode.
+    /// Attributes of an entry about which `stat` is all that is known.
     pub(super) fn attr_of_stat(&self, ino: u64, stat: &Stat) -> Attr {
-        self.attr_of(
-            ino,
-            stat.kind,
-            stat.len,
-            stat.modified,
-            stat.read_only.is_some(),
-        )
-    }
-
-    fn attr_of(
-        &self,
-        ino: u64,
-        kind: Kind,
-        size: u64,
-        modified: Option<SystemTime>,
-        read_only: bool,
-    ) -> Attr {
-        let (kind, mode) = match kind {
+        let (kind, mode) = match stat.kind {
             Kind::File => (FileKind::Regular, 0o666),
             Kind::Directory => (FileKind::Directory, 0o777),
         };
-        let denied = if self.config.read_only || read_only {
-            0o222
-        } else {
-            0
-        };
+        let fixed = self.config.read_only || stat.read_only.is_some();
+        let denied = if fixed { 0o222 } else { 0 };
         Attr {
             ino,
             kind,
-            size,
-            modified: modified.unwrap_or(self.mounted_at),
+            size: stat.len,
+            allocated: stat.allocated.unwrap_or(stat.len),
+            modified: stat.modified.unwrap_or(self.mounted_at),
             perm: (mode & !self.config.umask & !denied) as u16,
             uid: self.config.uid,
             gid: self.config.gid,

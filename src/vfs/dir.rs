@@ -10,13 +10,10 @@ use tokio::sync::Mutex;
 
 use super::attr::Attr;
 use super::{Error, Result, Vfs};
-use crate::store::{Cursor, Kind, ListPage, RemotePath};
+use crate::store::{Cursor, ListPage, RemotePath};
 
 /// The offset of the first entry of the listing; `.` and `..` are before it.
 pub(super) const FIRST: u64 = 2;
-/// Entries of one open directory whose inodes are made while it is read. Beyond it only names are
-/// given: an inode that the kernel was told of stays in memory until the kernel forgets it.
-const INODES_A_LISTING: u64 = 20_000;
 
 /// One entry of a directory.
 #[derive(Clone, Debug)]
@@ -55,10 +52,7 @@ impl DirHandle {
     /// The page that holds entry `index`, and the index of its first entry; `None` past the end.
     async fn page_of(&self, vfs: &Vfs, index: u64) -> Result<Option<(u64, Arc<ListPage>)>> {
         let mut position = self.position.lock().await;
-        let mut at = position
-            .starts
-            .partition_point(|(first, _)| *first <= index)
-            - 1;
+        let mut at = position.starts.partition_point(|(first, _)| *first <= index) - 1;
         loop {
             let (first, cursor) = position.starts[at].clone();
             let page = match &position.page {
@@ -88,14 +82,9 @@ impl Vfs {
     /// Opens a directory for reading.
     pub fn opendir(&self, ino: u64) -> Result<u64> {
         let path = self.inode(ino)?.path();
-        let position = Mutex::new(Position {
-            starts: vec![(0, None)],
-            page: None,
-        });
+        let position = Mutex::new(Position { starts: vec![(0, None)], page: None });
         let handle = self.fresh_handle();
-        self.dirs
-            .write()
-            .insert(handle, Arc::new(DirHandle { path, position }));
+        self.dirs.write().insert(handle, Arc::new(DirHandle { path, position }));
         Ok(handle)
     }
 
@@ -106,12 +95,7 @@ impl Vfs {
 
     /// Entries from `offset` on: some, or none at the end. `ino` is the directory's own.
     pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<DirPage> {
-        let dir = self
-            .dirs
-            .read()
-            .get(&handle)
-            .map(Arc::clone)
-            .ok_or(Error::BadHandle)?;
+        let dir = self.dirs.read().get(&handle).map(Arc::clone).ok_or(Error::BadHandle)?;
         let mut entries = Vec::new();
         let inode = self.inode(ino)?;
         let here = self.attr(&inode);
@@ -119,24 +103,14 @@ impl Vfs {
         while at < FIRST {
             // The kernel knows the parent's number itself and does not look at this one.
             let name = if at == 0 { "." } else { ".." };
-            entries.push(DirEntry {
-                name: name.to_owned(),
-                attr: here,
-                next_offset: at + 1,
-            });
+            entries.push(DirEntry { name: name.to_owned(), attr: here, next_offset: at + 1 });
             at += 1;
         }
         if let Some((first, page)) = dir.page_of(self, at - FIRST).await? {
-            for (index, entry) in page
-                .entries
-                .iter()
-                .enumerate()
-                .skip((at - FIRST - first) as usize)
+            for (index, entry) in
+                page.entries.iter().enumerate().skip((at - FIRST - first) as usize)
             {
-                let known = dir
-                    .path
-                    .join(&entry.name)
-                    .and_then(|path| self.inodes.at(&path));
+                let known = dir.path.join(&entry.name).and_then(|path| self.inodes.at(&path));
                 let attr = match known {
                     Some(inode) if inode.kind() == entry.stat.kind => self.attr(&inode),
                     _ => self.attr_of_stat(0, &entry.stat),
@@ -152,21 +126,13 @@ impl Vfs {
     }
 
     /// Makes the kernel know the entry that ends at `next_offset`, as a lookup would, from what its
-    /// listing said. `None` if that is not wanted: the entry is then looked up by name when needed.
+    /// listing said. `None` for `.` and `..`.
     pub async fn remember_entry(&self, handle: u64, next_offset: u64) -> Option<Attr> {
         let index = next_offset.checked_sub(FIRST + 1)?;
-        if index >= INODES_A_LISTING {
-            return None;
-        }
         let dir = self.dirs.read().get(&handle).map(Arc::clone)?;
         let (first, page) = dir.page_of(self, index).await.ok()??;
         let entry = &page.entries[(index - first) as usize];
-        if entry.stat.kind == Kind::File && entry.stat.version.is_none() {
-            return None;
-        }
-        let inode = self
-            .inodes
-            .remember(&dir.path.join(&entry.name)?, entry.stat.clone());
+        let inode = self.inodes.remember(&dir.path.join(&entry.name)?, entry.stat.clone());
         Some(self.attr(&inode))
     }
 }

@@ -52,11 +52,7 @@ pub(super) struct Handle {
 
 impl Vfs {
     pub(super) fn handle(&self, handle: u64) -> Result<Arc<Handle>> {
-        self.handles
-            .read()
-            .get(&handle)
-            .map(Arc::clone)
-            .ok_or(Error::BadHandle)
+        self.handles.read().get(&handle).map(Arc::clone).ok_or(Error::BadHandle)
     }
 
     /// Opens a file. The service is asked for its current version, unless it is being written here.
@@ -80,11 +76,7 @@ impl Vfs {
         if let Some(file) = inode.writable_file() {
             return Ok(self.add_handle(&inode, file, flags.write, true));
         }
-        let access = if flags.write {
-            Access::Update
-        } else {
-            Access::Read
-        };
+        let access = if flags.write { Access::Update } else { Access::Read };
         let opened = self.store.open(&path, access).await?;
         let (blob, writer) = match opened {
             store::Opened::Read(blob) => (blob, None),
@@ -102,11 +94,7 @@ impl Vfs {
             }
             return Ok(self.add_handle(&inode, file, flags.write, true));
         }
-        let closed = inode
-            .lock()
-            .closed
-            .take()
-            .filter(|closed| closed.blob.continues(&version));
+        let closed = inode.lock().closed.take().filter(|closed| closed.blob.continues(&version));
         let keep_cache = closed.is_some();
         let len = blob.len();
         let surprising = inode.look(|stat, _| {
@@ -154,12 +142,7 @@ impl Vfs {
         }
         let handle = self.fresh_handle();
         let reader = file.reader();
-        let opened = Handle {
-            inode: Arc::clone(inode),
-            file,
-            reader,
-            writable,
-        };
+        let opened = Handle { inode: Arc::clone(inode), file, reader, writable };
         self.handles.write().insert(handle, Arc::new(opened));
         Opened { handle, keep_cache }
     }
@@ -173,10 +156,7 @@ impl Vfs {
     /// Reads what [`read_now`](Vfs::read_now) did not find.
     pub async fn read(&self, handle: u64, offset: u64, len: u64) -> Result<Bytes> {
         let handle = self.handle(handle)?;
-        Ok(handle
-            .file
-            .read_missing(&handle.reader, Span::at(offset, len))
-            .await?)
+        Ok(handle.file.read_missing(&handle.reader, Span::at(offset, len)).await?)
     }
 
     /// Takes a write if memory allows it at once. Never waits. `false`: [`write`](Vfs::write) is needed.
@@ -259,12 +239,10 @@ impl Vfs {
         if handles == 0 && file.is_settled() {
             let mut state = inode.lock();
             let blob = file.blob();
-            state.closed = Some(Closed {
-                content: file.content(),
-                blob: Arc::clone(&blob),
-            });
+            state.closed = Some(Closed { content: file.content(), blob: Arc::clone(&blob) });
             state.set_stat(|stat| {
                 stat.len = file.len();
+                stat.allocated = file.allocated().or(stat.allocated);
                 stat.modified = file.modified().or(stat.modified);
                 stat.version = Some(blob.version());
             });
@@ -317,11 +295,7 @@ impl Handle {
 }
 
 fn read_only(path: &RemotePath, why: &str) -> store::Error {
-    debug_assert!(
-        !path.is_root(),
-        "a {:?} is never opened for writing",
-        Kind::Directory
-    );
+    debug_assert!(!path.is_root(), "a {:?} is never opened for writing", Kind::Directory);
     let message = format!("{why}; only page blobs are written in place");
     store::Error::new(ErrorKind::ReadOnly, "open", path, message)
 }

@@ -94,11 +94,7 @@ impl Inode {
     /// Its file, if that is written here: then nobody else need be asked about it.
     pub(super) fn writable_file(&self) -> Option<Arc<File>> {
         let state = self.state.lock();
-        state
-            .file
-            .as_ref()
-            .filter(|file| file.is_writable())
-            .map(Arc::clone)
+        state.file.as_ref().filter(|file| file.is_writable()).map(Arc::clone)
     }
 
     /// Why its blob cannot be written.
@@ -111,7 +107,12 @@ impl Inode {
         let mut state = self.state.lock();
         state.learnt = Instant::now();
         if state.file.as_ref().is_none_or(|file| !file.is_writable()) {
-            state.stat = stat;
+            let same = state.closed.as_ref().is_some_and(|closed| {
+                stat.version.as_ref().is_some_and(|found| closed.blob.continues(found))
+            });
+            // Nobody has written since we did, so what we know of its holes holds.
+            let allocated = stat.allocated.or(state.stat.allocated.filter(|_| same));
+            state.stat = Stat { allocated, ..stat };
         }
     }
 
@@ -163,9 +164,7 @@ impl Inodes {
             by_path: HashMap::from([(RemotePath::root(), ROOT)]),
             last: ROOT,
         };
-        Inodes {
-            tables: Mutex::new(tables),
-        }
+        Inodes { tables: Mutex::new(tables) }
     }
 
     pub(super) fn get(&self, ino: u64) -> Option<Arc<Inode>> {
@@ -175,22 +174,14 @@ impl Inodes {
     /// The inode that stands for `path` now.
     pub(super) fn at(&self, path: &RemotePath) -> Option<Arc<Inode>> {
         let tables = self.tables.lock();
-        tables
-            .by_path
-            .get(path)
-            .and_then(|ino| tables.by_ino.get(ino))
-            .map(Arc::clone)
+        tables.by_path.get(path).and_then(|ino| tables.by_ino.get(ino)).map(Arc::clone)
     }
 
     /// The inode for `path`, about which `stat` was just learnt, made if need be; the kernel is told
     /// of it once more.
     pub(super) fn remember(&self, path: &RemotePath, stat: Stat) -> Arc<Inode> {
         let mut tables = self.tables.lock();
-        let known = tables
-            .by_path
-            .get(path)
-            .and_then(|ino| tables.by_ino.get(ino))
-            .map(Arc::clone);
+        let known = tables.by_path.get(path).and_then(|ino| tables.by_ino.get(ino)).map(Arc::clone);
         let inode = match known {
             Some(inode) if !inode.is_replaced_by(&stat) => {
                 inode.learn(stat);
@@ -231,11 +222,8 @@ impl Inodes {
     /// Gives an inode another name; whatever had that name is parted from it and returned.
     pub(super) fn rename(&self, inode: &Arc<Inode>, to: &RemotePath) -> Option<Arc<Inode>> {
         let mut tables = self.tables.lock();
-        let replaced = tables
-            .by_path
-            .get(to)
-            .and_then(|ino| tables.by_ino.get(ino))
-            .map(Arc::clone);
+        let replaced =
+            tables.by_path.get(to).and_then(|ino| tables.by_ino.get(ino)).map(Arc::clone);
         if let Some(replaced) = &replaced {
             tables.detach(replaced);
         }
@@ -310,8 +298,6 @@ impl Tables {
 
 impl fmt::Debug for Inodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inodes")
-            .field("count", &self.tables.lock().by_ino.len())
-            .finish()
+        f.debug_struct("Inodes").field("count", &self.tables.lock().by_ino.len()).finish()
     }
 }

@@ -25,6 +25,8 @@ pub use dir::{DirEntry, DirPage};
 pub use error::{Error, Result};
 pub use handle::{OpenFlags, Opened, SetAttr};
 
+pub use crate::store::Replace;
+
 use crate::io::Shared;
 use crate::store::{self, RemotePath, Store, WriteModel};
 use dir::DirHandle;
@@ -134,20 +136,15 @@ impl Vfs {
             return Err(Error::NameTooLong);
         }
         let parent = self.inode(parent)?.path();
-        name.to_str()
-            .and_then(|name| parent.join(name))
-            .ok_or_else(|| {
-                store::Error::new(
-                    store::ErrorKind::BadName,
-                    "name",
-                    parent,
-                    format!(
-                        "{} is not UTF-8, which names in the service are",
-                        name.display()
-                    ),
-                )
-                .into()
-            })
+        name.to_str().and_then(|name| parent.join(name)).ok_or_else(|| {
+            store::Error::new(
+                store::ErrorKind::BadName,
+                "name",
+                parent,
+                format!("{} is not UTF-8, which names in the service are", name.display()),
+            )
+            .into()
+        })
     }
 
     fn check_writable(&self, path: &RemotePath) -> Result<()> {

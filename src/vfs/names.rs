@@ -18,11 +18,7 @@ impl Vfs {
         {
             // Ours alone to change: nobody else knows better.
             let len = file.len();
-            let stat = Stat {
-                kind: Kind::File,
-                len,
-                ..inode.look(|stat, _| stat.clone())
-            };
+            let stat = Stat { kind: Kind::File, len, ..inode.look(|stat, _| stat.clone()) };
             return Ok(self.attr(&self.inodes.remember(&path, stat)));
         }
         let stat = self.store.stat(&path).await?;
@@ -48,6 +44,7 @@ impl Vfs {
                 let stat = Stat {
                     kind: Kind::File,
                     len: 0,
+                    allocated: Some(0),
                     modified: Some(std::time::SystemTime::now()),
                     version: Some(writer.version()),
                     read_only: None,
@@ -170,11 +167,7 @@ impl Vfs {
     ) -> crate::store::Result<()> {
         self.store.rename(from, to, replace).await.map_err(|error| {
             let is_directory = error.kind() == ErrorKind::IsDirectory;
-            if is_directory && error.target() == from.as_str() {
-                directory(from)
-            } else {
-                error
-            }
+            if is_directory && error.target() == from.as_str() { directory(from) } else { error }
         })
     }
 

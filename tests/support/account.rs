@@ -60,10 +60,7 @@ pub(crate) fn create_container(endpoint: &str, container: &str) {
     );
     let answer = exchange(authority, &request)
         .unwrap_or_else(|error| panic!("no answer from {authority}: {error}"));
-    assert!(
-        answer.starts_with("HTTP/1.1 201 "),
-        "container {container} was not made: {answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 201 "), "container {container} was not made: {answer}");
 }
 
 fn exchange(authority: &str, request: &str) -> std::io::Result<String> {

@@ -44,11 +44,7 @@ impl Azurite {
         let ready = wait_until(START_LIMIT, || {
             process.has_ended() || TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        assert!(
-            ready && !process.has_ended(),
-            "Azurite did not start: {}",
-            process.log()
-        );
+        assert!(ready && !process.has_ended(), "Azurite did not start: {}", process.log());
         Some(Azurite {
             _process: process,
             _scratch: scratch,

@@ -45,10 +45,8 @@ impl Rules {
         if let Some(top) = checker.module.first()
             && self.row(top).is_none()
         {
-            checker.report(
-                1,
-                format!("module `{top}` has no row in the table of tests/layering.rs"),
-            );
+            checker
+                .report(1, format!("module `{top}` has no row in the table of tests/layering.rs"));
         }
         checker.run();
         checker.violations
@@ -56,8 +54,7 @@ impl Rules {
 
     fn row(&self, module: &str) -> Option<&'static [&'static str]> {
         let mut rows = self.table.iter();
-        rows.find(|(name, _)| *name == module)
-            .map(|(_, imports)| *imports)
+        rows.find(|(name, _)| *name == module).map(|(_, imports)| *imports)
     }
 }
 
@@ -166,10 +163,7 @@ impl Checker<'_> {
             }
             at += 1;
             // A turbofish, `a::b::<T>`, or the end of a `$path::` in a macro.
-            if !self
-                .text(at)
-                .starts_with(|c: char| c.is_alphanumeric() || "_{*".contains(c))
-            {
+            if !self.text(at).starts_with(|c: char| c.is_alphanumeric() || "_{*".contains(c)) {
                 break;
             }
         }
@@ -181,11 +175,8 @@ impl Checker<'_> {
 
     fn judge(&mut self, line: usize, path: &[String], renamed: bool) {
         let first = path.first().map_or("", String::as_str);
-        if let Some((krate, home)) = self
-            .rules
-            .crate_homes
-            .iter()
-            .find(|(krate, _)| *krate == first)
+        if let Some((krate, home)) =
+            self.rules.crate_homes.iter().find(|(krate, _)| *krate == first)
             && !self.name.starts_with(home)
         {
             self.report(line, format!("`{krate}` may be named only in {home}"));
@@ -254,10 +245,7 @@ fn fits(pattern: &str, to: &str, rest: &[&str]) -> bool {
         return pattern == to;
     };
     // What hangs on a type is judged as the type: `Error::new`, a variant, a constant.
-    let Some(item) = rest
-        .iter()
-        .find(|name| name.starts_with(char::is_uppercase))
-    else {
+    let Some(item) = rest.iter().find(|name| name.starts_with(char::is_uppercase)) else {
         return false;
     };
     let mut types = types.trim_matches(['{', '}']).split(", ");
@@ -273,17 +261,14 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Words after which a path may begin with `::`.
-const KEYWORDS: &[&str] = &[
-    "use", "impl", "for", "as", "dyn", "mut", "in", "return", "match", "where",
-];
+const KEYWORDS: &[&str] =
+    &["use", "impl", "for", "as", "dyn", "mut", "in", "return", "match", "where"];
 
 /// `EIO`, `ENOENT`…, and not a type or a function that begins with an `E`.
 fn is_errno(name: &str) -> bool {
     name.len() > 2
         && name.starts_with('E')
-        && name
-            .chars()
-            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
 }
 
 // -- reading Rust ------------------------------------------------------------------------------
@@ -317,10 +302,7 @@ fn flatten(stream: TokenStream, found: &mut Vec<Token>) {
                     Delimiter::Parenthesis => ("(", ")"),
                     Delimiter::None => ("", ""),
                 };
-                found.push(Token {
-                    text: open.to_owned(),
-                    line,
-                });
+                found.push(Token { text: open.to_owned(), line });
                 flatten(group.stream(), found);
                 close.to_owned()
             }
@@ -363,10 +345,7 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
         }
     }
     let mut kept = kept.into_iter();
-    tokens
-        .into_iter()
-        .filter(|_| kept.next() == Some(true))
-        .collect()
+    tokens.into_iter().filter(|_| kept.next() == Some(true)).collect()
 }
 
 /// Where the item that begins with an attribute at `at` ends: after its body or semicolon, or,

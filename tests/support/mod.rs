@@ -37,10 +37,7 @@ pub(crate) fn root() -> &'static Path {
 /// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything
 /// must have been set up.
 pub(crate) fn skip(reason: &str) {
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "cannot run here: {reason}"
-    );
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run here: {reason}");
     eprintln!("skipped: {reason}");
 }
 
@@ -73,9 +70,7 @@ impl Emulator {
     /// Starts it and waits until it has said where it is.
     pub(crate) fn start(data: &Path) -> Emulator {
         let mut command = Command::new(BLOBDIR);
-        command
-            .args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data);
+        command.args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         let (process, stdout) = Process::start_piped(command);
         let (sender, lines) = mpsc::channel();
         // Reads to the end, so that the server never blocks on a full pipe.
@@ -99,11 +94,7 @@ impl Emulator {
             let value = value.trim_matches(['"', '\'']).to_owned();
             environment.push((name.to_owned(), value.clone()));
             if let Some(endpoint) = account::blob_endpoint(&value) {
-                return Emulator {
-                    process,
-                    environment,
-                    endpoint: endpoint.to_owned(),
-                };
+                return Emulator { process, environment, endpoint: endpoint.to_owned() };
             }
         }
     }
@@ -142,20 +133,11 @@ impl Mount {
             }
         }
         command.envs(environment.iter().map(|(name, value)| (name, value)));
-        let mut mount = Mount {
-            process: Some(Process::start(command)),
-            path,
-            _directory: directory,
-        };
+        let mut mount =
+            Mount { process: Some(Process::start(command)), path, _directory: directory };
         let process = mount.process.as_mut().expect("just started");
-        let ready = wait_until(START_LIMIT, || {
-            process.has_ended() || is_mounted(&mount.path)
-        });
-        assert!(
-            ready && !process.has_ended(),
-            "{source} was not mounted: {}",
-            process.log()
-        );
+        let ready = wait_until(START_LIMIT, || process.has_ended() || is_mounted(&mount.path));
+        assert!(ready && !process.has_ended(), "{source} was not mounted: {}", process.log());
         mount
     }
 
@@ -202,6 +184,5 @@ impl Drop for Mount {
 /// look at the directory of a hung daemon would.
 fn is_mounted(directory: &Path) -> bool {
     let list = fs::read_to_string("/proc/self/mountinfo").expect("the list of mounts");
-    list.lines()
-        .any(|line| line.split(' ').nth(4).map(PathBuf::from).as_deref() == Some(directory))
+    list.lines().any(|line| line.split(' ').nth(4).map(PathBuf::from).as_deref() == Some(directory))
 }

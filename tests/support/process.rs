@@ -63,11 +63,7 @@ impl Process {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        Process {
-            child,
-            log,
-            _directory: directory,
-        }
+        Process { child, log, _directory: directory }
     }
 
     /// What it has written so far.

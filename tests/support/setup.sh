@@ -13,8 +13,10 @@ readonly FSX_VERSION=0.3.2
 readonly AZURITE_VERSION=3.35.0
 readonly KERNEL_PACKAGE=linux-image-cloud-amd64
 readonly PACKAGES=(
+  # what Rust needs to link, and downloads to be checked
+  ca-certificates gcc libc6-dev
   # the data tools of suite.sh
-  attr e2fsprogs fio fuse3 qemu-utils rsync util-linux xfsprogs
+  attr e2fsprogs fio fuse3 mount qemu-utils rsync util-linux xfsprogs
   # the virtual machine of vm.sh
   busybox-static cpio kmod qemu-system-x86 xz-utils zstd
   # `make check` lints the scripts with it

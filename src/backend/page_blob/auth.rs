@@ -267,9 +267,7 @@ impl Default for Clock {
 impl Clock {
     fn now(&self) -> HeaderValue {
         let now = SystemTime::now();
-        let second = now
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut cached = self.0.lock();
         if cached.0 != second || cached.1.is_empty() {
             let text = httpdate::fmt_http_date(now);
@@ -293,9 +291,7 @@ struct Ids {
 impl Ids {
     fn new() -> Ids {
         let fallback = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(1, |since| since.as_nanos() as u64)
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
         };
         Ids {
             seed: getrandom::u64().unwrap_or_else(|_| fallback()),
@@ -310,9 +306,7 @@ impl Ids {
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             z ^ (z >> 31)
         };
-        let count = self
-            .next
-            .fetch_add(0x9E37_79B9_7F4A_7C15, Atomically::Relaxed);
+        let count = self.next.fetch_add(0x9E37_79B9_7F4A_7C15, Atomically::Relaxed);
         let (high, low) = (mix(count), mix(count ^ self.seed));
         let hex =
             |value: u64, digits: u32, shift: u32| (value >> shift) & ((1 << (4 * digits)) - 1);
@@ -346,15 +340,9 @@ mod tests {
         let url = format!("http://127.0.0.1:10000/devstoreaccount1{resource}");
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.insert(
-                HeaderName::try_from(*name).unwrap(),
-                HeaderValue::from_str(value).unwrap(),
-            );
+            map.insert(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        map.insert(
-            "x-ms-date",
-            HeaderValue::from_static("Fri, 20 Nov 2026 07:00:00 GMT"),
-        );
+        map.insert("x-ms-date", HeaderValue::from_static("Fri, 20 Nov 2026 07:00:00 GMT"));
         map.insert("x-ms-version", HeaderValue::from_static("2021-12-02"));
         let key = SharedKey::new("devstoreaccount1", KEY).unwrap();
         key.sign(&string_to_sign(
@@ -379,10 +367,7 @@ mod tests {
                     ("x-ms-page-write", "update"),
                     ("x-ms-range", "bytes=0-511"),
                     ("x-ms-if-sequence-number-lt", "1"),
-                    (
-                        "x-ms-client-request-id",
-                        "00000000-0000-0000-0000-000000000001"
-                    ),
+                    ("x-ms-client-request-id", "00000000-0000-0000-0000-000000000001"),
                 ],
             ),
             "LiyPAFGaYrsWVucwog522yXv/NVTdkpLFPaVLF46u1o="
@@ -491,10 +476,7 @@ mod tests {
             Credential::SharedKey(key.clone()),
             Credential::Sas("sig=verysecret".into())
         );
-        assert!(
-            !shown.contains("Eby8") && !shown.contains("verysecret"),
-            "{shown}"
-        );
+        assert!(!shown.contains("Eby8") && !shown.contains("verysecret"), "{shown}");
     }
 
     #[test]

@@ -65,14 +65,8 @@ impl Blob for PinnedBlob {
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             check_inside("Get Blob", &self.at, &range, self.len)?;
-            let pin = Pin {
-                etag: Some(&self.etag),
-                total: Some(self.size),
-            };
-            self.rest
-                .get(&self.at, range, pin, sink)
-                .await
-                .map_err(gone)
+            let pin = Pin { etag: Some(&self.etag), total: Some(self.size) };
+            self.rest.get(&self.at, range, pin, sink).await.map_err(gone)
         })
     }
 
@@ -136,9 +130,7 @@ pub(super) async fn allocated(
     let mut marker: Option<String> = None;
     while start < end {
         let asked = start..end.min(start.saturating_add(window));
-        let page = rest
-            .page_ranges(at, &asked, etag, marker.as_deref(), WINDOW_ATTEMPTS)
-            .await;
+        let page = rest.page_ranges(at, &asked, etag, marker.as_deref(), WINDOW_ATTEMPTS).await;
         let page = match page {
             Ok(page) => page,
             // A fragmented blob takes the service too long whatever it is asked to wait.
@@ -154,10 +146,7 @@ pub(super) async fn allocated(
             Err(error) => return Err(gone(error)),
         };
         for part in page.ranges {
-            add(
-                &mut found,
-                part.start.max(asked.start)..part.end.min(asked.end),
-            );
+            add(&mut found, part.start.max(asked.start)..part.end.min(asked.end));
         }
         marker = page.next;
         if marker.is_none() {

@@ -125,9 +125,7 @@ impl Rest {
         if request.method == Method::PUT {
             // Sent even when it is 0, which the service demands.
             request.headers.reserve(12);
-            request
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            request.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         request
     }
@@ -142,10 +140,8 @@ impl Rest {
 
     /// List Blobs.
     pub(super) async fn list(&self, container: &str, listing: &Listing<'_>) -> Result<BlobPage> {
-        let mut query = format!(
-            "restype=container&comp=list&include=metadata&maxresults={}",
-            listing.max
-        );
+        let mut query =
+            format!("restype=container&comp=list&include=metadata&maxresults={}", listing.max);
         let mut add = |name: &str, value: &str| {
             let _ = write!(query, "&{name}={}", utf8_percent_encode(value, QUERY));
         };
@@ -159,9 +155,7 @@ impl Rest {
             add("marker", marker);
         }
         let target = format!("{container}/{}", listing.prefix);
-        let reply = self
-            .get_document("List Blobs", container, &target, &query)
-            .await?;
+        let reply = self.get_document("List Blobs", container, &target, &query).await?;
         wire::parse_blobs(&reply.body, listing.attributes)
             .map_err(|why| corrupt("List Blobs", &target, &why))
     }
@@ -176,9 +170,7 @@ impl Rest {
         if let Some(marker) = marker {
             let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
         }
-        let reply = self
-            .get_document("List Containers", "", "/", &query)
-            .await?;
+        let reply = self.get_document("List Containers", "", "/", &query).await?;
         wire::parse_containers(&reply.body).map_err(|why| corrupt("List Containers", "/", &why))
     }
 
@@ -257,12 +249,8 @@ impl Rest {
     ) -> Result<Arc<str>> {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let mut request = self.page_request("Put Page", at, &(offset..offset + length), fence);
-        request
-            .headers
-            .insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
-        request
-            .headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
+        request.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         request.body = pieces;
         etag_of(&request, &self.http.call(&request).await?)
     }
@@ -275,9 +263,7 @@ impl Rest {
         fence: &Fence,
     ) -> Result<Arc<str>> {
         let mut request = self.page_request("Clear Pages", at, range, fence);
-        request
-            .headers
-            .insert(X_MS_PAGE_WRITE, HeaderValue::from_static("clear"));
+        request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("clear"));
         etag_of(&request, &self.http.call(&request).await?)
     }
 
@@ -305,9 +291,7 @@ impl Rest {
     ) -> Result<Arc<str>> {
         let mut request = self.at("Set Blob Properties", at, Method::PUT, condition.effect());
         self.query(&mut request, "comp=properties");
-        request
-            .headers
-            .insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from(size));
+        request.headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from(size));
         condition.put(&mut request.headers);
         fence.put(&mut request.headers);
         request.expected = &[ErrorKind::Stale];
@@ -401,9 +385,7 @@ impl Rest {
         // It may hold the signature.
         url.set_sensitive(true);
         request.headers.insert(X_MS_COPY_SOURCE, url);
-        request
-            .headers
-            .insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));
+        request.headers.insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));
         condition.put(&mut request.headers);
         request.expected = &[ErrorKind::AlreadyExists];
         let reply = self.http.call(&request).await?;
@@ -421,9 +403,7 @@ impl Rest {
         let mut request = self.at("Abort Copy Blob", at, Method::PUT, Effect::Update);
         let query = format!("comp=copy&copyid={}", utf8_percent_encode(id, QUERY));
         self.query(&mut request, &query);
-        request
-            .headers
-            .insert(X_MS_COPY_ACTION, HeaderValue::from_static("abort"));
+        request.headers.insert(X_MS_COPY_ACTION, HeaderValue::from_static("abort"));
         self.http.call(&request).await.map(drop)
     }
 }
@@ -455,14 +435,9 @@ impl Copy {
 
 /// The ETag that an update made.
 fn etag_of(request: &Request, reply: &Reply) -> Result<Arc<str>> {
-    reply
-        .headers
-        .get(ETAG)
-        .and_then(|value| value.to_str().ok())
-        .map(Arc::from)
-        .ok_or_else(|| {
-            corrupt(request.op, &request.target, "it has no ETag").with_outcome(Outcome::Unknown)
-        })
+    reply.headers.get(ETAG).and_then(|value| value.to_str().ok()).map(Arc::from).ok_or_else(|| {
+        corrupt(request.op, &request.target, "it has no ETag").with_outcome(Outcome::Unknown)
+    })
 }
 
 fn corrupt(op: &'static str, target: &str, why: &str) -> Error {

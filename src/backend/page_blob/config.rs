@@ -140,9 +140,7 @@ impl Config {
             Some(text) => match text.parse() {
                 Ok(count @ 1..=1024) => count,
                 _ => {
-                    return error(format!(
-                        "-o connections={text}: write a number from 1 to 1024"
-                    ));
+                    return error(format!("-o connections={text}: write a number from 1 to 1024"));
                 }
             },
         };
@@ -183,9 +181,7 @@ impl Place {
         };
         let (account, rest) = rest.split_once('/').unwrap_or((rest, ""));
         let sound = (3..=24).contains(&account.len())
-            && account
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            && account.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !sound {
             return error(format!(
                 "account {account:?} in the source: an account name has 3 to 24 lower-case letters and digits"
@@ -207,10 +203,7 @@ impl Place {
         };
         let (container, path) = split_path(rest)?;
         Ok(Place {
-            label: join(
-                "az://",
-                &[account, container.as_deref().unwrap_or(""), &path],
-            ),
+            label: join("az://", &[account, container.as_deref().unwrap_or(""), &path]),
             endpoint,
             account: Some(account.to_owned()),
             container,
@@ -230,9 +223,8 @@ impl Place {
                  give a key by AZURE_STORAGE_KEY",
             );
         }
-        let host = url
-            .host_str()
-            .ok_or_else(|| ConfigError("the source has no host name".to_owned()))?;
+        let host =
+            url.host_str().ok_or_else(|| ConfigError("the source has no host name".to_owned()))?;
         let decode = |text: &str| {
             percent_decode_str(text)
                 .decode_utf8()
@@ -267,10 +259,7 @@ impl Place {
             );
         }
         Ok(Place {
-            label: join(
-                &format!("{endpoint}/"),
-                &[container.as_deref().unwrap_or(""), &path],
-            ),
+            label: join(&format!("{endpoint}/"), &[container.as_deref().unwrap_or(""), &path]),
             endpoint,
             account,
             container,
@@ -282,11 +271,7 @@ impl Place {
 
 /// `first` and the parts that are not empty, with slashes between.
 fn join(first: &str, parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts
-        .iter()
-        .copied()
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
     let text = format!("{first}{}", parts.join("/"));
     text.trim_end_matches('/').to_owned()
 }
@@ -299,14 +284,9 @@ fn split_path(text: &str) -> Result<(Option<String>, String)> {
         return error("the source has an empty container name; write ACCOUNT/CONTAINER/PATH");
     }
     if crate::store::RemotePath::new(path).is_none() {
-        return error(format!(
-            "path {path:?} in the source holds an empty name, . or .."
-        ));
+        return error(format!("path {path:?} in the source holds an empty name, . or .."));
     }
-    Ok((
-        Some(container.to_owned()).filter(|name| !name.is_empty()),
-        path.to_owned(),
-    ))
+    Ok((Some(container.to_owned()).filter(|name| !name.is_empty()), path.to_owned()))
 }
 
 /// Whether the account is the first part of the path and not of the host.
@@ -360,9 +340,7 @@ fn option_endpoint(text: &str, account: &str) -> Result<String> {
 pub(super) fn is_container_name(name: &str) -> bool {
     let special = ["$root", "$web", "$logs", "$blobchangefeed"];
     let sound = (3..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')
         && !name.ends_with('-')
         && !name.contains("--");

@@ -14,54 +14,19 @@ use Again::{Later, Never};
 /// the service.
 const CODES: &[(&str, ErrorKind, Again, &str)] = &[
     // Names.
-    (
-        "BlobNotFound",
-        ErrorKind::NotFound,
-        Never,
-        "there is no such blob",
-    ),
-    (
-        "ResourceNotFound",
-        ErrorKind::NotFound,
-        Never,
-        "there is no such blob",
-    ),
+    ("BlobNotFound", ErrorKind::NotFound, Never, "there is no such blob"),
+    ("ResourceNotFound", ErrorKind::NotFound, Never, "there is no such blob"),
     (
         "ContainerNotFound",
         ErrorKind::NotFound,
         Never,
         "there is no such container; check its name, or create it",
     ),
-    (
-        "BlobAlreadyExists",
-        ErrorKind::AlreadyExists,
-        Never,
-        "the name is taken",
-    ),
-    (
-        "ContainerBeingDeleted",
-        ErrorKind::NotFound,
-        Never,
-        "the container is being deleted",
-    ),
-    (
-        "ContainerDisabled",
-        ErrorKind::PermissionDenied,
-        Never,
-        "the container has been disabled",
-    ),
-    (
-        "InvalidResourceName",
-        ErrorKind::BadName,
-        Never,
-        "the service does not take this name",
-    ),
-    (
-        "InvalidUri",
-        ErrorKind::BadName,
-        Never,
-        "the service does not take this name",
-    ),
+    ("BlobAlreadyExists", ErrorKind::AlreadyExists, Never, "the name is taken"),
+    ("ContainerBeingDeleted", ErrorKind::NotFound, Never, "the container is being deleted"),
+    ("ContainerDisabled", ErrorKind::PermissionDenied, Never, "the container has been disabled"),
+    ("InvalidResourceName", ErrorKind::BadName, Never, "the service does not take this name"),
+    ("InvalidUri", ErrorKind::BadName, Never, "the service does not take this name"),
     (
         "OutOfRangeInput",
         ErrorKind::BadName,
@@ -69,24 +34,9 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         "the service does not take a name or value of this length",
     ),
     // Conditions and leases.
-    (
-        "ConditionNotMet",
-        ErrorKind::Stale,
-        Never,
-        "the blob was changed by somebody else",
-    ),
-    (
-        "TargetConditionNotMet",
-        ErrorKind::Stale,
-        Never,
-        "the target was changed by somebody else",
-    ),
-    (
-        "SourceConditionNotMet",
-        ErrorKind::Stale,
-        Never,
-        "the source was changed by somebody else",
-    ),
+    ("ConditionNotMet", ErrorKind::Stale, Never, "the blob was changed by somebody else"),
+    ("TargetConditionNotMet", ErrorKind::Stale, Never, "the target was changed by somebody else"),
+    ("SourceConditionNotMet", ErrorKind::Stale, Never, "the source was changed by somebody else"),
     (
         "SequenceNumberConditionNotMet",
         ErrorKind::Fenced,
@@ -117,60 +67,25 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Never,
         "somebody else holds a lease on it; end that writer or break the lease",
     ),
-    (
-        "LeaseIdMismatchWithLeaseOperation",
-        ErrorKind::Busy,
-        Never,
-        "somebody else holds the lease",
-    ),
+    ("LeaseIdMismatchWithLeaseOperation", ErrorKind::Busy, Never, "somebody else holds the lease"),
     (
         "LeaseAlreadyPresent",
         ErrorKind::Busy,
         Never,
         "somebody else holds a lease on it; end that writer or break the lease",
     ),
-    (
-        "LeaseIsBreakingAndCannotBeAcquired",
-        ErrorKind::Busy,
-        Later,
-        "a lease on it is being broken",
-    ),
-    (
-        "LeaseNotPresentWithLeaseOperation",
-        ErrorKind::Fenced,
-        Never,
-        "there is no lease any more",
-    ),
-    (
-        "LeaseIsBrokenAndCannotBeRenewed",
-        ErrorKind::Fenced,
-        Never,
-        "somebody broke the lease",
-    ),
-    (
-        "InfiniteLeaseDurationRequired",
-        ErrorKind::Busy,
-        Never,
-        "somebody else holds a lease on it",
-    ),
+    ("LeaseIsBreakingAndCannotBeAcquired", ErrorKind::Busy, Later, "a lease on it is being broken"),
+    ("LeaseNotPresentWithLeaseOperation", ErrorKind::Fenced, Never, "there is no lease any more"),
+    ("LeaseIsBrokenAndCannotBeRenewed", ErrorKind::Fenced, Never, "somebody broke the lease"),
+    ("InfiniteLeaseDurationRequired", ErrorKind::Busy, Never, "somebody else holds a lease on it"),
     (
         "SnapshotsPresent",
         ErrorKind::Busy,
         Never,
         "it has snapshots, which would be destroyed with it; delete them first",
     ),
-    (
-        "PendingCopyOperation",
-        ErrorKind::Busy,
-        Never,
-        "a copy onto it is under way",
-    ),
-    (
-        "SystemInUse",
-        ErrorKind::Busy,
-        Never,
-        "the service itself uses it",
-    ),
+    ("PendingCopyOperation", ErrorKind::Busy, Never, "a copy onto it is under way"),
+    ("SystemInUse", ErrorKind::Busy, Never, "the service itself uses it"),
     (
         "BlobBeingRehydrated",
         ErrorKind::Busy,
@@ -196,12 +111,7 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Never,
         "an immutability policy protects it",
     ),
-    (
-        "BlobImmutableDueToLegalHold",
-        ErrorKind::PermissionDenied,
-        Never,
-        "a legal hold protects it",
-    ),
+    ("BlobImmutableDueToLegalHold", ErrorKind::PermissionDenied, Never, "a legal hold protects it"),
     (
         "BlobUsesCustomerSpecifiedEncryption",
         ErrorKind::PermissionDenied,
@@ -220,12 +130,7 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Never,
         "accounts of this kind have no page blobs",
     ),
-    (
-        "APINotImplemented",
-        ErrorKind::Unsupported,
-        Never,
-        "this emulator cannot do that",
-    ),
+    ("APINotImplemented", ErrorKind::Unsupported, Never, "this emulator cannot do that"),
     (
         "InvalidPageRange",
         ErrorKind::InvalidRange,
@@ -238,36 +143,16 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Never,
         "the range begins beyond the end of the blob; was it made smaller by somebody else?",
     ),
-    (
-        "RequestBodyTooLarge",
-        ErrorKind::TooLarge,
-        Never,
-        "more than 4 MiB at once",
-    ),
+    ("RequestBodyTooLarge", ErrorKind::TooLarge, Never, "more than 4 MiB at once"),
     (
         "ContentLengthLargerThanTierLimit",
         ErrorKind::TooLarge,
         Never,
         "the account's tier has no blobs of this size",
     ),
-    (
-        "MetadataTooLarge",
-        ErrorKind::TooLarge,
-        Never,
-        "its metadata is at the limit of 8 KiB",
-    ),
-    (
-        "Md5Mismatch",
-        ErrorKind::Corrupt,
-        Later,
-        "the bytes were damaged on the way",
-    ),
-    (
-        "Crc64Mismatch",
-        ErrorKind::Corrupt,
-        Later,
-        "the bytes were damaged on the way",
-    ),
+    ("MetadataTooLarge", ErrorKind::TooLarge, Never, "its metadata is at the limit of 8 KiB"),
+    ("Md5Mismatch", ErrorKind::Corrupt, Later, "the bytes were damaged on the way"),
+    ("Crc64Mismatch", ErrorKind::Corrupt, Later, "the bytes were damaged on the way"),
     // Quota and load.
     (
         "ServerBusy",
@@ -275,24 +160,9 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Later,
         "the service is busy, or the account or the blob is at its limit of requests or bytes a second",
     ),
-    (
-        "OperationTimedOut",
-        ErrorKind::TimedOut,
-        Later,
-        "the service did not finish in time",
-    ),
-    (
-        "InternalError",
-        ErrorKind::Unavailable,
-        Later,
-        "the service failed",
-    ),
-    (
-        "AccountIsDisabled",
-        ErrorKind::PermissionDenied,
-        Never,
-        "the account is disabled",
-    ),
+    ("OperationTimedOut", ErrorKind::TimedOut, Later, "the service did not finish in time"),
+    ("InternalError", ErrorKind::Unavailable, Later, "the service failed"),
+    ("AccountIsDisabled", ErrorKind::PermissionDenied, Never, "the account is disabled"),
 ];
 
 /// What an answer means, for requests to `account` with `credential`.
@@ -310,11 +180,7 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
         return Verdict { message, ..default };
     };
     if let Some(&(_, kind, again, words)) = CODES.iter().find(|row| row.0 == code) {
-        return Verdict {
-            kind,
-            again,
-            message: format!("{words} ({code})"),
-        };
+        return Verdict { kind, again, message: format!("{words} ({code})") };
     }
     match code {
         "AuthenticationFailed" | "InvalidAuthenticationInfo" | "NoAuthenticationInformation" => {
@@ -355,16 +221,9 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
                 .as_ref()
                 .and_then(|(_, message)| message.lines().next())
                 .unwrap_or_default();
-            let words: String = words
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(200)
-                .collect();
+            let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
             Verdict {
-                message: format!(
-                    "the service answered {} {code}: {words}",
-                    answer.status.as_u16()
-                ),
+                message: format!("the service answered {} {code}: {words}", answer.status.as_u16()),
                 ..default
             }
         }
@@ -425,34 +284,14 @@ mod tests {
     #[test]
     fn codes_decide_where_they_are_known() {
         for (status, code, kind, again) in [
-            (
-                409,
-                "BlobAlreadyExists",
-                ErrorKind::AlreadyExists,
-                Again::Never,
-            ),
-            (
-                412,
-                "SequenceNumberConditionNotMet",
-                ErrorKind::Fenced,
-                Again::Never,
-            ),
+            (409, "BlobAlreadyExists", ErrorKind::AlreadyExists, Again::Never),
+            (412, "SequenceNumberConditionNotMet", ErrorKind::Fenced, Again::Never),
             (412, "ConditionNotMet", ErrorKind::Stale, Again::Never),
             (412, "LeaseIdMissing", ErrorKind::Busy, Again::Never),
-            (
-                416,
-                "InvalidPageRange",
-                ErrorKind::InvalidRange,
-                Again::Never,
-            ),
+            (416, "InvalidPageRange", ErrorKind::InvalidRange, Again::Never),
             (400, "Md5Mismatch", ErrorKind::Corrupt, Again::Later),
             (503, "ServerBusy", ErrorKind::RateLimited, Again::Later),
-            (
-                403,
-                "AuthenticationFailed",
-                ErrorKind::Unauthenticated,
-                Again::Never,
-            ),
+            (403, "AuthenticationFailed", ErrorKind::Unauthenticated, Again::Never),
             (500, "NeverHeardOf", ErrorKind::Unavailable, Again::Later),
         ] {
             let verdict = verdict(status, code, "");
@@ -467,10 +306,7 @@ mod tests {
             <Code>SomethingNew</Code><Message>Words.\nRequestId:1\nTime:2</Message></Error>";
         let verdict = verdict(409, "", body);
         assert_eq!(verdict.kind, ErrorKind::Busy);
-        assert_eq!(
-            verdict.message,
-            "the service answered 409 SomethingNew: Words."
-        );
+        assert_eq!(verdict.message, "the service answered 409 SomethingNew: Words.");
     }
 
     #[test]

@@ -132,11 +132,7 @@ impl Extent {
 /// `len` rounded up. `len` must be at most 2^63.
 pub(super) fn plan(from: Extent, len: u64, keep_reserve: bool) -> Vec<Step> {
     let needed = len.next_multiple_of(PAGE);
-    let size = if keep_reserve {
-        needed.max(from.size)
-    } else {
-        needed
-    };
+    let size = if keep_reserve { needed.max(from.size) } else { needed };
     // In order of preference where the number of steps is the same.
     let mut marks = Vec::with_capacity(3);
     if size > needed {
@@ -209,16 +205,7 @@ mod tests {
         for mark in [Absent, Exact(0), Exact(700), Reserved(0), Reserved(1 << 40)] {
             assert_eq!(Mark::parse(mark.value().as_deref()), mark);
         }
-        for bad in [
-            "",
-            "+",
-            "-1",
-            "+1",
-            "1 ",
-            "0x10",
-            "1++",
-            "99999999999999999999",
-        ] {
+        for bad in ["", "+", "-1", "+1", "1 ", "0x10", "1++", "99999999999999999999"] {
             assert_eq!(Mark::parse(Some(bad)), Unreadable, "{bad:?}");
         }
     }
@@ -241,39 +228,18 @@ mod tests {
         assert_eq!(plan(at(1024, Absent), 4096, false), [Resize(4096)]);
         assert_eq!(plan(at(4096, Absent), 1024, false), [Resize(1024)]);
         assert_eq!(plan(at(4096, Absent), 4096, false), []);
-        assert_eq!(
-            plan(at(1024, Absent), 5000, false),
-            [mark(Exact(5000)), Resize(5120)]
-        );
+        assert_eq!(plan(at(1024, Absent), 5000, false), [mark(Exact(5000)), Resize(5120)]);
         assert_eq!(plan(at(1024, Absent), 1000, false), [mark(Exact(1000))]);
-        assert_eq!(
-            plan(at(1024, Exact(1000)), 1010, false),
-            [mark(Exact(1010))]
-        );
-        assert_eq!(
-            plan(at(1024, Exact(1000)), 512, false),
-            [Resize(512), mark(Absent)]
-        );
+        assert_eq!(plan(at(1024, Exact(1000)), 1010, false), [mark(Exact(1010))]);
+        assert_eq!(plan(at(1024, Exact(1000)), 512, false), [Resize(512), mark(Absent)]);
         assert_eq!(
             plan(at(1024, Exact(1000)), 2000, false),
             [mark(Reserved(1000)), Resize(2048), mark(Exact(2000))]
         );
-        assert_eq!(
-            plan(at(4096, Reserved(100)), 900, true),
-            [mark(Reserved(900))]
-        );
-        assert_eq!(
-            plan(at(4096, Reserved(1024)), 1024, false),
-            [Resize(1024), mark(Absent)]
-        );
-        assert_eq!(
-            plan(at(4096, Reserved(100)), 900, false),
-            [Resize(1024), mark(Exact(900))]
-        );
-        assert_eq!(
-            plan_reserve(at(0, Absent), 1 << 20),
-            [mark(Reserved(0)), Resize(1 << 20)]
-        );
+        assert_eq!(plan(at(4096, Reserved(100)), 900, true), [mark(Reserved(900))]);
+        assert_eq!(plan(at(4096, Reserved(1024)), 1024, false), [Resize(1024), mark(Absent)]);
+        assert_eq!(plan(at(4096, Reserved(100)), 900, false), [Resize(1024), mark(Exact(900))]);
+        assert_eq!(plan_reserve(at(0, Absent), 1 << 20), [mark(Reserved(0)), Resize(1 << 20)]);
         assert_eq!(plan_reserve(at(4096, Reserved(5)), 8000), [Resize(8192)]);
         assert_eq!(plan_reserve(at(4096, Absent), 4000), []);
     }
@@ -286,10 +252,7 @@ mod tests {
             len.clone().prop_map(Exact),
             len.prop_map(Reserved)
         ];
-        (0..6u64, mark).prop_map(|(pages, mark)| Extent {
-            size: pages * PAGE,
-            mark,
-        })
+        (0..6u64, mark).prop_map(|(pages, mark)| Extent { size: pages * PAGE, mark })
     }
 
     proptest! {

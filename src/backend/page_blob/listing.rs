@@ -75,10 +75,9 @@ impl Fold {
         match found {
             Found::Blob(name, stat) if is_new => self.held.push((name.to_owned(), stat)),
             Found::Blob(..) => {}
-            Found::Directory(name) => out.push(ListEntry {
-                name: name.to_owned(),
-                stat: Stat::directory(),
-            }),
+            Found::Directory(name) => {
+                out.push(ListEntry { name: name.to_owned(), stat: Stat::directory() })
+            }
         }
     }
 
@@ -141,12 +140,9 @@ impl Fold {
                 _ => return None,
             };
             let stat = Stat {
-                kind: if kind == "d" {
-                    Kind::Directory
-                } else {
-                    Kind::File
-                },
+                kind: if kind == "d" { Kind::Directory } else { Kind::File },
                 len,
+                allocated: None,
                 modified: u64::try_from(modified)
                     .ok()
                     .and_then(|secs| UNIX_EPOCH.checked_add(Duration::from_secs(secs))),

@@ -51,9 +51,7 @@ pub const SCHEME: Scheme = Scheme {
 };
 
 fn parse(request: &SourceRequest<'_>) -> std::result::Result<Box<dyn Backend>, ConfigError> {
-    Ok(Box::new(PageBlobs {
-        config: Config::parse(request)?,
-    }))
+    Ok(Box::new(PageBlobs { config: Config::parse(request)? }))
 }
 
 /// How often the service is asked at first: once more for a packet that was lost, but a name or port that
@@ -86,10 +84,7 @@ impl Backend for PageBlobs {
 /// A client with this many attempts.
 fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
     let service = BlobService::new(config.credential.clone(), &config.account);
-    let settings = ClientConfig {
-        timeout: config.timeout,
-        connections: config.connections,
-    };
+    let settings = ClientConfig { timeout: config.timeout, connections: config.connections };
     let http = Client::new(settings, Arc::new(service))?;
     let sas = match &config.credential {
         Credential::Sas(sas) => Some(Arc::clone(sas)),
@@ -106,15 +101,8 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
     let probe = rest(config, CONNECT_ATTEMPTS)?;
     let root = match &config.container {
         None => {
-            probe
-                .list_containers(None, 1)
-                .await
-                .map_err(|error| explain(config, error))?;
-            Root {
-                container: None,
-                prefix: String::new(),
-                only: None,
-            }
+            probe.list_containers(None, 1).await.map_err(|error| explain(config, error))?;
+            Root { container: None, prefix: String::new(), only: None }
         }
         Some(container) => {
             let is_blob = probe_container(config, probe, container)
@@ -126,11 +114,7 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
                 (false, _) if config.path.is_empty() => (String::new(), None),
                 (false, _) => (format!("{}/", config.path), None),
             };
-            Root {
-                container: Some(container.clone()),
-                prefix,
-                only,
-            }
+            Root { container: Some(container.clone()), prefix, only }
         }
     };
     let rest = rest(config, u32::MAX)?;
@@ -140,21 +124,11 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
 /// Whether the path of the source is a blob; a directory may also be yet to come.
 async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> Result<bool> {
     if config.path.is_empty() {
-        let listing = Listing {
-            prefix: "",
-            folded: true,
-            marker: None,
-            max: 1,
-            attributes: false,
-        };
+        let listing = Listing { prefix: "", folded: true, marker: None, max: 1, attributes: false };
         rest.list(container, &listing).await?;
         return Ok(false);
     }
-    let root = Root {
-        container: Some(container.to_owned()),
-        prefix: String::new(),
-        only: None,
-    };
+    let root = Root { container: Some(container.to_owned()), prefix: String::new(), only: None };
     let is_sas = matches!(config.credential, Credential::Sas(_));
     let store = PageBlobStore::new(rest, root, is_sas);
     let path = RemotePath::new(&config.path).expect("the path was checked when it was parsed");
@@ -176,11 +150,6 @@ fn explain(config: &Config, error: Error) -> Error {
         }
         _ => "",
     };
-    Error::new(
-        error.kind(),
-        "mount",
-        &config.label,
-        format!("{error}{remedy}"),
-    )
-    .with_retry(error.retry())
+    Error::new(error.kind(), "mount", &config.label, format!("{error}{remedy}"))
+        .with_retry(error.retry())
 }

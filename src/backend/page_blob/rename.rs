@@ -49,12 +49,7 @@ pub(super) async fn rename(
 }
 
 fn taken(path: &RemotePath) -> Error {
-    Error::new(
-        ErrorKind::AlreadyExists,
-        "rename",
-        path,
-        "the name is taken",
-    )
+    Error::new(ErrorKind::AlreadyExists, "rename", path, "the name is taken")
 }
 
 /// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
@@ -127,13 +122,8 @@ async fn give_up(rest: &Rest, target: &Address, copy: &Copy) -> Error {
     } else {
         "it goes on"
     };
-    let why = format!(
-        "the copy was not done within {} s; {rest_of_it}",
-        LONGEST_COPY.as_secs()
-    );
-    failed(target, &why)
-        .with_kind(ErrorKind::TimedOut)
-        .with_retry(Retry::Exhausted)
+    let why = format!("the copy was not done within {} s; {rest_of_it}", LONGEST_COPY.as_secs());
+    failed(target, &why).with_kind(ErrorKind::TimedOut).with_retry(Retry::Exhausted)
 }
 
 fn failed(target: &Address, why: &str) -> Error {

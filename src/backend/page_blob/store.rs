@@ -82,10 +82,7 @@ impl PageBlobStore {
                 if self.root.only.as_deref().is_some_and(|only| only != text) {
                     return Err(not_found("stat", path, "only one blob is mounted here"));
                 }
-                Ok(Place::Name(
-                    container.clone(),
-                    format!("{}{text}", self.root.prefix),
-                ))
+                Ok(Place::Name(container.clone(), format!("{}{text}", self.root.prefix)))
             }
             None if text.is_empty() => Ok(Place::Account),
             None => {
@@ -169,10 +166,7 @@ impl PageBlobStore {
         let mut tries = 0;
         let etag = loop {
             tries += 1;
-            let made = self
-                .rest
-                .create_page_blob(&at, FIRST_EPOCH, &condition)
-                .await;
+            let made = self.rest.create_page_blob(&at, FIRST_EPOCH, &condition).await;
             match made {
                 Ok(etag) => break etag,
                 // The documented answer to `If-None-Match: *` is AlreadyExists; both say the same.
@@ -196,18 +190,9 @@ impl PageBlobStore {
                 Err(error) => return Err(error),
             };
         };
-        let extent = Extent {
-            size: 0,
-            mark: Mark::Absent,
-        };
+        let extent = Extent { size: 0, mark: Mark::Absent };
         let rest = Arc::clone(&self.rest);
-        Ok(Arc::new(UpdatableBlob::new(
-            rest,
-            at,
-            etag,
-            extent,
-            Vec::new(),
-        )))
+        Ok(Arc::new(UpdatableBlob::new(rest, at, etag, extent, Vec::new())))
     }
 
     async fn make_directory(&self, path: &RemotePath) -> Result<()> {
@@ -242,12 +227,7 @@ impl PageBlobStore {
             ));
         }
         if names.is_empty() && self.look(&container, &name).await?.kind == Kind::File {
-            return Err(Error::new(
-                ErrorKind::NotDirectory,
-                "rmdir",
-                path,
-                "it is a blob",
-            ));
+            return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
         }
         if !names.is_empty() {
             let marker = self.rest.address(&container, &folder)?;
@@ -308,10 +288,7 @@ pub(super) fn is_directory(op: &'static str, path: &RemotePath) -> Error {
 impl Store for PageBlobStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            write: WriteModel::InPlace {
-                align: length::PAGE,
-                max: MAX_UPDATE,
-            },
+            write: WriteModel::InPlace { align: length::PAGE, max: MAX_UPDATE },
             immutable: false,
             max_len: MAX_LEN,
         }
@@ -348,8 +325,7 @@ impl Store for PageBlobStore {
                     self.list_names(&container, &self.root.prefix, cursor).await
                 }
                 Place::Name(container, name) => {
-                    self.list_names(&container, &format!("{name}/"), cursor)
-                        .await
+                    self.list_names(&container, &format!("{name}/"), cursor).await
                 }
             }
         })

@@ -145,8 +145,7 @@ impl UpdatableBlob {
                 Step::Resize(size) => self.rest.resize(&self.at, size, &condition, &fence).await,
                 Step::Mark(_) => {
                     let rest = &self.rest;
-                    rest.set_metadata(&self.at, &metadata, &condition, &fence)
-                        .await
+                    rest.set_metadata(&self.at, &metadata, &condition, &fence).await
                 }
             };
             let error = match sent {
@@ -203,12 +202,7 @@ impl UpdatableBlob {
     }
 
     fn stale(&self, why: &str) -> Error {
-        Error::new(
-            ErrorKind::Stale,
-            "Set Blob Properties",
-            self.at.target(),
-            why,
-        )
+        Error::new(ErrorKind::Stale, "Set Blob Properties", self.at.target(), why)
     }
 }
 
@@ -236,11 +230,7 @@ fn with_mark(metadata: &[(HeaderName, HeaderValue)], mark: Mark) -> Vec<(HeaderN
         return metadata.to_vec();
     }
     let is_mark = |name: &HeaderName| name.as_str().strip_prefix(META) == Some(KEY);
-    let mut all: Vec<_> = metadata
-        .iter()
-        .filter(|(name, _)| !is_mark(name))
-        .cloned()
-        .collect();
+    let mut all: Vec<_> = metadata.iter().filter(|(name, _)| !is_mark(name)).cloned().collect();
     if let Some(value) = mark.value() {
         let name = HeaderName::try_from(format!("{META}{KEY}")).expect("letters are a header name");
         let value = HeaderValue::try_from(value).expect("digits are a header value");
@@ -288,10 +278,7 @@ impl Blob for UpdatableBlob {
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             check_inside("Get Blob", &self.at, &range, self.capacity())?;
-            self.rest
-                .get(&self.at, range, Pin::default(), sink)
-                .await
-                .map_err(gone)
+            self.rest.get(&self.at, range, Pin::default(), sink).await.map_err(gone)
         })
     }
 

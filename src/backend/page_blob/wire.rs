@@ -90,18 +90,13 @@ impl Properties {
             BlobType::Page => Mark::parse(self.meta(KEY)),
             _ => Mark::Absent,
         };
-        Extent {
-            size: self.size,
-            mark,
-        }
+        Extent { size: self.size, mark }
     }
 
     /// Whether it stands for a directory, as this and other tools mark them.
     pub(super) fn is_directory_marker(&self) -> bool {
         self.size == 0
-            && self
-                .meta(DIRECTORY_KEY)
-                .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            && self.meta(DIRECTORY_KEY).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 }
 
@@ -119,31 +114,15 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("content-encoding", "Content-Encoding", "content_encoding"),
     ("content-md5", "Content-MD5", "content_md5"),
     ("cache-control", "Cache-Control", "cache_control"),
-    (
-        "x-ms-blob-sequence-number",
-        "x-ms-blob-sequence-number",
-        "sequence_number",
-    ),
+    ("x-ms-blob-sequence-number", "x-ms-blob-sequence-number", "sequence_number"),
     ("x-ms-lease-state", "LeaseState", "lease_state"),
     ("x-ms-lease-status", "LeaseStatus", "lease_status"),
     ("x-ms-lease-duration", "LeaseDuration", "lease_duration"),
     ("x-ms-access-tier", "AccessTier", "access_tier"),
     ("x-ms-archive-status", "ArchiveStatus", "archive_status"),
-    (
-        "x-ms-server-encrypted",
-        "ServerEncrypted",
-        "server_encrypted",
-    ),
-    (
-        "x-ms-encryption-scope",
-        "EncryptionScope",
-        "encryption_scope",
-    ),
-    (
-        "x-ms-encryption-key-sha256",
-        "CustomerProvidedKeySha256",
-        "encryption_key_sha256",
-    ),
+    ("x-ms-server-encrypted", "ServerEncrypted", "server_encrypted"),
+    ("x-ms-encryption-scope", "EncryptionScope", "encryption_scope"),
+    ("x-ms-encryption-key-sha256", "CustomerProvidedKeySha256", "encryption_key_sha256"),
     ("x-ms-copy-status", "CopyStatus", "copy_status"),
 ];
 
@@ -222,9 +201,7 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
                 }
             }
             ["Blobs", "Blob", "Metadata", key] if !key.is_empty() => {
-                found
-                    .metadata
-                    .push((key.to_ascii_lowercase(), text.to_owned()));
+                found.metadata.push((key.to_ascii_lowercase(), text.to_owned()));
             }
             ["Blobs", "Blob", "", ""] => match name.take() {
                 Some(name) if seen_type => {
@@ -265,11 +242,7 @@ fn property(found: &mut Properties, key: &str, text: &str, attributes: bool) -> 
         && !text.is_empty()
         && let Some((_, _, shown)) = SHOWN.iter().find(|row| row.1 == key)
     {
-        let value = if key == "Etag" {
-            found.etag.to_string()
-        } else {
-            text.to_owned()
-        };
+        let value = if key == "Etag" { found.etag.to_string() } else { text.to_owned() };
         found.attributes.push((Cow::Borrowed(shown), value));
     }
     true
@@ -309,14 +282,10 @@ pub(super) fn parse_containers(body: &[u8]) -> Result<ContainerPage, String> {
             page.next = Some(text.to_owned()).filter(|text| !text.is_empty());
         } else if tail.clone().eq(["Containers", "Container", "Name"]) {
             text.clone_into(&mut name);
-        } else if tail
-            .clone()
-            .eq(["Containers", "Container", "Properties", "Last-Modified"])
-        {
+        } else if tail.clone().eq(["Containers", "Container", "Properties", "Last-Modified"]) {
             modified = httpdate::parse_http_date(text).ok();
         } else if tail.eq(["Containers", "Container"]) && !name.is_empty() {
-            page.containers
-                .push((std::mem::take(&mut name), modified.take()));
+            page.containers.push((std::mem::take(&mut name), modified.take()));
         }
     })?;
     Ok(page)
@@ -356,11 +325,7 @@ pub(super) fn parse_ranges(body: &[u8]) -> Result<RangePage, String> {
             }
         }
     })?;
-    if sound {
-        Ok(page)
-    } else {
-        Err("a range in it makes no sense".to_owned())
-    }
+    if sound { Ok(page) } else { Err("a range in it makes no sense".to_owned()) }
 }
 
 /// Code and message of an error document; `None` if it is none.
@@ -401,9 +366,7 @@ pub(super) fn parse_head(headers: &HeaderMap) -> Result<Properties, String> {
     };
     for (header, _, shown) in SHOWN {
         if let Some(value) = text(header) {
-            found
-                .attributes
-                .push((Cow::Borrowed(shown), value.to_owned()));
+            found.attributes.push((Cow::Borrowed(shown), value.to_owned()));
         }
     }
     for (name, value) in headers {

@@ -67,13 +67,7 @@ pub(super) fn walk<'a>(
                 ),
             },
             Event::End(_) => {
-                visit(
-                    &path,
-                    Node::Close {
-                        text: &text,
-                        encoded,
-                    },
-                );
+                visit(&path, Node::Close { text: &text, encoded });
                 path.pop();
                 text.clear();
                 encoded = false;

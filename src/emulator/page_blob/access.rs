@@ -10,7 +10,8 @@ use super::error::{self, Failure};
 use super::lease::Leased;
 use super::reply::Reply;
 use super::request::{Call, Encryption};
-use super::storage::{Container, EntryState, Storage, Version};
+use super::storage::{Container, EntryState, Storage};
+use super::version::Version;
 
 /// What a request demands of the blob before it may go on. Parsed before the blob is looked up.
 #[derive(Debug)]
@@ -38,27 +39,19 @@ impl Guards {
     pub(super) fn check_read(&self, version: &Version, now: i64) -> Result<(), Failure> {
         self.check_lease_read(version, now)?;
         self.check_key(version)?;
-        self.conditions
-            .check_read(version.props.current())
-            .map_err(|code| {
-                Failure::from(code).header("etag", format!("\"{}\"", version.props.etag))
-            })
+        self.conditions.check_read(version.props.current()).map_err(|code| {
+            Failure::from(code).header("etag", format!("\"{}\"", version.props.etag))
+        })
     }
 
     /// Judges the lease alone, for what needs no lease but may not carry a wrong one.
     pub(super) fn check_lease_read(&self, version: &Version, now: i64) -> Result<(), Failure> {
-        Ok(version
-            .props
-            .lease
-            .check_read(self.lease.as_deref(), Leased::Blob, now)?)
+        Ok(version.props.lease.check_read(self.lease.as_deref(), Leased::Blob, now)?)
     }
 
     /// Judges lease and conditions of a write.
     pub(super) fn check_write(&self, version: &Version, now: i64) -> Result<(), Failure> {
-        version
-            .props
-            .lease
-            .check_write(self.lease.as_deref(), Leased::Blob, now)?;
+        version.props.lease.check_write(self.lease.as_deref(), Leased::Blob, now)?;
         Ok(self.conditions.check_write(Some(version.props.current()))?)
     }
 
@@ -76,10 +69,7 @@ impl Guards {
     pub(super) fn echo(&self, reply: Reply) -> Reply {
         reply
             .header("x-ms-request-server-encrypted", "true")
-            .optional(
-                "x-ms-encryption-key-sha256",
-                self.encryption.key_sha256.as_deref(),
-            )
+            .optional("x-ms-encryption-key-sha256", self.encryption.key_sha256.as_deref())
             .optional("x-ms-encryption-scope", self.encryption.scope.as_deref())
     }
 }

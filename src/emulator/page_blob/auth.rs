@@ -66,9 +66,7 @@ pub(super) struct Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority")
-            .field("accounts", &self.keys.keys())
-            .finish_non_exhaustive()
+        f.debug_struct("Authority").field("accounts", &self.keys.keys()).finish_non_exhaustive()
     }
 }
 
@@ -84,11 +82,7 @@ impl Authority {
             let mac = Hmac::new_from_slice(&key).map_err(|_| name.to_owned())?;
             keys.insert(name.to_owned(), mac);
         }
-        Ok(Self {
-            keys,
-            tokens: RwLock::default(),
-            check_date,
-        })
+        Ok(Self { keys, tokens: RwLock::default(), check_date })
     }
 
     /// Accepts a bearer token, until `expires_ms` where that is given.
@@ -120,10 +114,8 @@ impl Authority {
                 } else if scheme.eq_ignore_ascii_case("bearer") {
                     self.bearer(rest, clock)
                 } else {
-                    Err(error::AUTHENTICATION_FAILED.with(
-                        "AuthenticationErrorDetail",
-                        "Unsupported authentication scheme",
-                    ))
+                    Err(error::AUTHENTICATION_FAILED
+                        .with("AuthenticationErrorDetail", "Unsupported authentication scheme"))
                 }
             }
             None if asked.query.get("sig").is_some() => self.sas(asked, clock),
@@ -134,9 +126,8 @@ impl Authority {
     fn shared_key(&self, asked: Presented<'_>, rest: &str) -> Result<Identity, Failure> {
         let refuse =
             |detail: &str| error::AUTHENTICATION_FAILED.with("AuthenticationErrorDetail", detail);
-        let (account, signature) = rest
-            .split_once(':')
-            .ok_or_else(|| refuse("Malformed Authorization header"))?;
+        let (account, signature) =
+            rest.split_once(':').ok_or_else(|| refuse("Malformed Authorization header"))?;
         if account != asked.target.account {
             return Err(refuse("The account is another than the one in the path"));
         }
@@ -176,25 +167,17 @@ impl Authority {
             return Err(refuse("sv is not a supported version"));
         }
         if asked.query.get("skoid").is_some() || asked.query.filled("si").is_some() {
-            return Err(refuse(
-                "User delegation and stored policies are not known here",
-            ));
+            return Err(refuse("User delegation and stored policies are not known here"));
         }
         let of_account = asked.query.get("ss").is_some();
-        let text = if of_account {
-            account_sas(asked)
-        } else {
-            service_sas(asked)?
-        };
+        let text = if of_account { account_sas(asked) } else { service_sas(asked)? };
         self.verify(&asked.target.account, &text, get("sig"))
             .map_err(|()| refuse("Signature did not match"))?;
 
         let now = clock.now_ms();
         let time = |name| match asked.query.filled(name) {
             None => Ok(None),
-            Some(text) => parse_iso(text)
-                .map(Some)
-                .ok_or_else(|| refuse("Malformed time")),
+            Some(text) => parse_iso(text).map(Some).ok_or_else(|| refuse("Malformed time")),
         };
         if time("st")?.is_some_and(|start| now < start) {
             return Err(refuse("Signature not valid yet"));
@@ -202,11 +185,7 @@ impl Authority {
         if time("se")?.is_none_or(|end| now >= end) {
             return Err(refuse("Signature not valid in the specified time frame"));
         }
-        if asked
-            .query
-            .filled("spr")
-            .is_some_and(|spr| !spr.split(',').any(|p| p == "http"))
-        {
+        if asked.query.filled("spr").is_some_and(|spr| !spr.split(',').any(|p| p == "http")) {
             return Err(error::PROTOCOL_MISMATCH.into());
         }
         if of_account {
@@ -214,9 +193,7 @@ impl Authority {
                 return Err(error::SERVICE_MISMATCH.into());
             }
             let kind = match asked.target {
-                Target {
-                    container: None, ..
-                } => 's',
+                Target { container: None, .. } => 's',
                 Target { blob: None, .. } if asked.op != Operation::ListBlobs => 'c',
                 Target { blob: None, .. } => 'c',
                 Target { .. } => 'o',
@@ -228,15 +205,10 @@ impl Authority {
             return Err(error::PERMISSION_MISMATCH.into());
         }
         let granted = get("sp");
-        if !needed(asked.op)
-            .chars()
-            .any(|letter| granted.contains(letter))
-        {
+        if !needed(asked.op).chars().any(|letter| granted.contains(letter)) {
             return Err(error::PERMISSION_MISMATCH.into());
         }
-        Ok(Identity::Sas {
-            create_only: !granted.contains('w'),
-        })
+        Ok(Identity::Sas { create_only: !granted.contains('w') })
     }
 
     fn verify(&self, account: &str, text: &str, signature: &str) -> Result<(), ()> {
@@ -337,11 +309,8 @@ fn string_to_sign(asked: Presented<'_>) -> Result<String, Failure> {
     }
     text.push('\n');
 
-    let mut names: Vec<&HeaderName> = asked
-        .headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-ms-"))
-        .collect();
+    let mut names: Vec<&HeaderName> =
+        asked.headers.keys().filter(|name| name.as_str().starts_with("x-ms-")).collect();
     names.sort_by(|a, b| collate(a.as_str(), b.as_str()));
     for name in names {
         let mut values = asked.headers.get_all(name).iter();
@@ -380,13 +349,10 @@ fn string_to_sign(asked: Presented<'_>) -> Result<String, Failure> {
 fn collate(a: &str, b: &str) -> std::cmp::Ordering {
     let weights = |name: &str| {
         let bytes: Vec<u8> = name.bytes().collect();
-        bytes
-            .into_iter()
-            .filter(|byte| *byte != b'-')
-            .map(|byte| match byte {
-                b'_' => 0,
-                other => other,
-            })
+        bytes.into_iter().filter(|byte| *byte != b'-').map(|byte| match byte {
+            b'_' => 0,
+            other => other,
+        })
     };
     weights(a).cmp(weights(b)).then_with(|| a.cmp(b))
 }
@@ -397,11 +363,7 @@ fn service_sas(asked: Presented<'_>) -> Result<String, Failure> {
         |detail: &str| error::AUTHENTICATION_FAILED.with("AuthenticationErrorDetail", detail);
     let container = asked.target.container.as_deref().unwrap_or_default();
     let mut resource = format!("/blob/{}/{container}", asked.target.account);
-    match (
-        get("sr"),
-        &asked.target.blob,
-        asked.query.filled("snapshot"),
-    ) {
+    match (get("sr"), &asked.target.blob, asked.query.filled("snapshot")) {
         ("c", _, _) => {}
         ("b", Some(blob), None) | ("bs", Some(blob), Some(_)) => {
             resource.push('/');
@@ -410,11 +372,7 @@ fn service_sas(asked: Presented<'_>) -> Result<String, Failure> {
         ("b" | "bs", _, _) => return Err(refuse("The signature is for another resource")),
         _ => return Err(refuse("sr is not a supported resource")),
     }
-    let snapshot = if get("sr") == "bs" {
-        get("snapshot")
-    } else {
-        ""
-    };
+    let snapshot = if get("sr") == "bs" { get("snapshot") } else { "" };
     let mut fields = vec![
         get("sp"),
         get("st"),
@@ -467,10 +425,8 @@ mod tests {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let query = Query::parse(query);
         let target = Target::parse(path, &query).unwrap();
-        let headers: HeaderMap = headers
-            .iter()
-            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
-            .collect();
+        let headers: HeaderMap =
+            headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
         let op = Operation::of(&method, &target, &query, &headers).unwrap();
         let asked = Presented {
             op,
@@ -485,9 +441,7 @@ mod tests {
             Some("open") => Some(Public::Container),
             _ => None,
         };
-        authority
-            .authorize(asked, &Clock::default(), public)
-            .map_err(|failure| failure.code.into())
+        authority.authorize(asked, &Clock::default(), public).map_err(|failure| failure.code.into())
     }
 
     const DATE: (&str, &str) = ("x-ms-date", "Fri, 20 Nov 2026 07:00:00 GMT");
@@ -515,44 +469,25 @@ mod tests {
             ("x-ms-page-write", "update"),
             ("x-ms-range", "bytes=0-511"),
             ("x-ms-if-sequence-number-lt", "1"),
-            (
-                "x-ms-client-request-id",
-                "00000000-0000-0000-0000-000000000001",
-            ),
+            ("x-ms-client-request-id", "00000000-0000-0000-0000-000000000001"),
         ];
         let uri = "/devstoreaccount1/vectors/disk%20one.img";
         let put = "LiyPAFGaYrsWVucwog522yXv/NVTdkpLFPaVLF46u1o=";
         let page_uri = format!("{uri}?comp=page&timeout=30");
-        assert_eq!(
-            signed(Method::PUT, &page_uri, &page, put),
-            Ok(Identity::SharedKey)
-        );
+        assert_eq!(signed(Method::PUT, &page_uri, &page, put), Ok(Identity::SharedKey));
         assert_eq!(
             signed(Method::PUT, &page_uri, &page[1..], put),
             Err("AuthenticationFailed".into())
         );
         let get = [("x-ms-range", "bytes=0-511"), ("if-match", "*")];
-        let found = signed(
-            Method::GET,
-            uri,
-            &get,
-            "XV6aKFWVCBG/AMpS91G6Si1cvvwFVTv2OYg5umk4f0I=",
-        );
+        let found = signed(Method::GET, uri, &get, "XV6aKFWVCBG/AMpS91G6Si1cvvwFVTv2OYg5umk4f0I=");
         assert_eq!(found, Ok(Identity::SharedKey));
         let list = "/devstoreaccount1/vectors?restype=container&comp=list&prefix=disk%20one\
                     &delimiter=%2F&include=metadata%2Csnapshots&maxresults=10";
-        let found = signed(
-            Method::GET,
-            list,
-            &[],
-            "6IVHqYmXUNHxcPJsej/mN3Y/7xQwusUpx/sXHElS9Hk=",
-        );
+        let found = signed(Method::GET, list, &[], "6IVHqYmXUNHxcPJsej/mN3Y/7xQwusUpx/sXHElS9Hk=");
         assert_eq!(found, Ok(Identity::SharedKey));
-        let clear = [
-            ("content-length", "0"),
-            ("x-ms-page-write", "clear"),
-            ("x-ms-range", "bytes=0-4095"),
-        ];
+        let clear =
+            [("content-length", "0"), ("x-ms-page-write", "clear"), ("x-ms-range", "bytes=0-4095")];
         let found = signed(
             Method::PUT,
             &format!("{uri}?comp=page"),
@@ -569,12 +504,7 @@ mod tests {
             VERSION,
             ("authorization", "SharedKey devstoreaccount1:AAAA"),
         ];
-        let found = ask(
-            &authority(true),
-            Method::GET,
-            "/devstoreaccount1/c/b",
-            &headers,
-        );
+        let found = ask(&authority(true), Method::GET, "/devstoreaccount1/c/b", &headers);
         assert_eq!(found, Err("AuthenticationFailed".into()));
     }
 
@@ -589,32 +519,19 @@ mod tests {
         let yes = Ok(Identity::Sas { create_only: true });
         assert_eq!(ask(Method::GET, format!("{blob}?{sas}"), &[]), yes);
         assert_eq!(ask(Method::HEAD, format!("{blob}?{sas}"), &[]), yes);
-        assert_eq!(
-            ask(Method::GET, format!("{blob}?comp=pagelist&{sas}"), &[]),
-            yes
-        );
+        assert_eq!(ask(Method::GET, format!("{blob}?comp=pagelist&{sas}"), &[]), yes);
         let no = |code: &str| Err(code.to_owned());
         assert_eq!(
             ask(Method::DELETE, format!("{blob}?{sas}"), &[]),
             no("AuthorizationPermissionMismatch")
         );
+        assert_eq!(ask(Method::GET, format!("{blob}2?{sas}"), &[]), no("AuthenticationFailed"));
         assert_eq!(
-            ask(Method::GET, format!("{blob}2?{sas}"), &[]),
-            no("AuthenticationFailed")
-        );
-        assert_eq!(
-            ask(
-                Method::GET,
-                format!("{blob}?snapshot=2020-01-01T00:00:00.0000000Z&{sas}"),
-                &[]
-            ),
+            ask(Method::GET, format!("{blob}?snapshot=2020-01-01T00:00:00.0000000Z&{sas}"), &[]),
             no("AuthenticationFailed")
         );
         let later = sas.replace("2099", "2098");
-        assert_eq!(
-            ask(Method::GET, format!("{blob}?{later}"), &[]),
-            no("AuthenticationFailed")
-        );
+        assert_eq!(ask(Method::GET, format!("{blob}?{later}"), &[]), no("AuthenticationFailed"));
     }
 
     #[test]
@@ -641,10 +558,7 @@ mod tests {
         };
         let no = |code: &str| Err(code.to_owned());
         assert!(sign("sp=rw&se=2099-01-01&sv=2020-02-10&sr=c").is_ok());
-        assert_eq!(
-            sign("sp=r&se=2001-01-01&sv=2021-12-02&sr=b"),
-            no("AuthenticationFailed")
-        );
+        assert_eq!(sign("sp=r&se=2001-01-01&sv=2021-12-02&sr=b"), no("AuthenticationFailed"));
         assert_eq!(
             sign("sp=r&st=2098-01-01&se=2099-01-01&sv=2021-12-02&sr=b"),
             no("AuthenticationFailed")
@@ -658,10 +572,7 @@ mod tests {
             sign("sp=l&se=2099-01-01&sv=2021-12-02&sr=c"),
             no("AuthorizationPermissionMismatch")
         );
-        assert_eq!(
-            sign("sp=r&se=2099-01-01&sv=2015-04-05&sr=b"),
-            no("AuthenticationFailed")
-        );
+        assert_eq!(sign("sp=r&se=2099-01-01&sv=2015-04-05&sr=b"), no("AuthenticationFailed"));
     }
 
     #[test]
@@ -672,23 +583,11 @@ mod tests {
         let bearer = |token| [("authorization", token), VERSION];
         let blob = "/devstoreaccount1/c/b";
         assert_eq!(ask(blob, &bearer("Bearer good")), Ok(Identity::Bearer));
-        assert_eq!(
-            ask(blob, &bearer("Bearer old")),
-            Err("InvalidAuthenticationInfo".into())
-        );
-        assert_eq!(
-            ask(blob, &bearer("Bearer other")),
-            Err("InvalidAuthenticationInfo".into())
-        );
-        assert_eq!(
-            ask(blob, &bearer("Basic x")),
-            Err("AuthenticationFailed".into())
-        );
+        assert_eq!(ask(blob, &bearer("Bearer old")), Err("InvalidAuthenticationInfo".into()));
+        assert_eq!(ask(blob, &bearer("Bearer other")), Err("InvalidAuthenticationInfo".into()));
+        assert_eq!(ask(blob, &bearer("Basic x")), Err("AuthenticationFailed".into()));
         assert_eq!(ask(blob, &[]), Err("ResourceNotFound".into()));
-        assert_eq!(
-            ask(blob, &[VERSION]),
-            Err("NoAuthenticationInformation".into())
-        );
+        assert_eq!(ask(blob, &[VERSION]), Err("NoAuthenticationInformation".into()));
         let list = |name: &str| format!("/devstoreaccount1/{name}?restype=container&comp=list");
         assert_eq!(ask("/devstoreaccount1/pub/b", &[]), Ok(Identity::Anonymous));
         assert_eq!(ask(&list("pub"), &[]), Err("ResourceNotFound".into()));
@@ -701,9 +600,6 @@ mod tests {
         use std::cmp::Ordering::Less;
         assert_eq!(collate("x-ms-meta-a_b", "x-ms-meta-a1b"), Less);
         assert_eq!(collate("x-ms-meta-a1", "x-ms-meta-ab"), Less);
-        assert_eq!(
-            collate("x-ms-copy-source", "x-ms-copy-source-authorization"),
-            Less
-        );
+        assert_eq!(collate("x-ms-copy-source", "x-ms-copy-source-authorization"), Less);
     }
 }

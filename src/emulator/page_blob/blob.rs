@@ -16,7 +16,8 @@ use super::hash;
 use super::record::{ContentHeaders, Kind, Properties};
 use super::reply::{Content, Reply};
 use super::request::{Call, PAGE, Payload, Range, check_blob_name};
-use super::storage::{Container, EntryState, Storage, Version};
+use super::storage::{Container, EntryState, Storage};
+use super::version::Version;
 
 /// Largest page blob: 8 TiB.
 pub(super) const LARGEST_PAGE_BLOB: u64 = 8 << 40;
@@ -54,18 +55,11 @@ pub(super) fn put(storage: &Storage, mut call: Call) -> Result<Reply, Failure> {
     }
     let container = access::container(storage, &call)?;
     container.with_entry(call.blob(), |state| {
-        let props = replace(
-            storage,
-            &container,
-            state,
-            &call,
-            &guards,
-            props,
-            |fresh| match payload {
+        let props =
+            replace(storage, &container, state, &call, &guards, props, |fresh| match payload {
                 Payload::Staged(staged) if kind == Kind::Block => staged.adopt(&fresh.data),
                 _ => Ok(()),
-            },
-        )?;
+            })?;
         let reply = guards.echo(Reply::new(201).written(&props));
         Ok(match kind {
             Kind::Block => reply
@@ -169,13 +163,8 @@ pub(super) fn page_blob_size(call: &Call) -> Result<Option<u64>, Failure> {
 
 /// The content headers that a request sets.
 pub(super) fn content_headers(call: &Call) -> Result<ContentHeaders, Failure> {
-    let get = |name| {
-        Ok::<_, Failure>(
-            call.header(name)?
-                .filter(|v| !v.is_empty())
-                .map(str::to_owned),
-        )
-    };
+    let get =
+        |name| Ok::<_, Failure>(call.header(name)?.filter(|v| !v.is_empty()).map(str::to_owned));
     Ok(ContentHeaders {
         content_type: get("x-ms-blob-content-type")?,
         encoding: get("x-ms-blob-content-encoding")?,
@@ -213,21 +202,14 @@ pub(super) fn get(storage: &Storage, call: &Call, head: bool) -> Result<Reply, F
         if (want_md5 || want_crc) && len > LARGEST as u64 {
             return Err(error::OUT_OF_RANGE_INPUT.into());
         }
-        let mut reply = describe(
-            Reply::new(if partial { 206 } else { 200 }),
-            &version.props,
-            now,
-        );
+        let mut reply = describe(Reply::new(if partial { 206 } else { 200 }), &version.props, now);
         if let (Some(md5), false) = (&version.props.content.md5, partial) {
             reply.set("content-md5", md5);
         } else if let Some(md5) = &version.props.content.md5 {
             reply.set("x-ms-blob-content-md5", md5);
         }
         if partial {
-            reply.set(
-                "content-range",
-                format!("bytes {first}-{}/{size}", first + len - 1),
-            );
+            reply.set("content-range", format!("bytes {first}-{}/{size}", first + len - 1));
         }
         if head {
             reply.content = Content::Length(size);
@@ -246,12 +228,7 @@ pub(super) fn get(storage: &Storage, call: &Call, head: bool) -> Result<Reply, F
             reply.content = Content::Bytes(Bytes::from_owner(buffer));
         } else {
             let (file, pool) = (version.data.open()?, Arc::clone(&storage.pool));
-            reply.content = Content::File {
-                file,
-                offset: first,
-                len,
-                pool,
-            };
+            reply.content = Content::File { file, offset: first, len, pool };
         }
         Ok(reply)
     })
@@ -279,10 +256,7 @@ fn describe(reply: Reply, props: &Properties, now: i64) -> Reply {
         .header("x-ms-server-encrypted", "true")
         .header(
             "content-type",
-            content
-                .content_type
-                .as_deref()
-                .unwrap_or("application/octet-stream"),
+            content.content_type.as_deref().unwrap_or("application/octet-stream"),
         )
         .optional("content-encoding", content.encoding.as_deref())
         .optional("content-language", content.language.as_deref())
@@ -307,13 +281,12 @@ fn describe(reply: Reply, props: &Properties, now: i64) -> Reply {
             .header("x-ms-copy-progress", format!("{0}/{0}", props.size));
     }
     match props.kind {
-        Kind::Append => reply.header(
-            "x-ms-blob-committed-block-count",
-            props.append_blocks.to_string(),
-        ),
-        Kind::Block => reply
-            .header("x-ms-access-tier", "Hot")
-            .header("x-ms-access-tier-inferred", "true"),
+        Kind::Append => {
+            reply.header("x-ms-blob-committed-block-count", props.append_blocks.to_string())
+        }
+        Kind::Block => {
+            reply.header("x-ms-access-tier", "Hot").header("x-ms-access-tier-inferred", "true")
+        }
         Kind::Page => reply,
     }
 }
@@ -410,9 +383,7 @@ pub(super) fn delete(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
                 return Err(error::invalid_query("snapshot", time));
             }
             let version = access::pick(state, Some(time))?;
-            guards
-                .conditions
-                .check_write(Some(version.props.current()))?;
+            guards.conditions.check_write(Some(version.props.current()))?;
             container.remove(version)?;
             state.snapshots.remove(time);
             return Ok(reply());

@@ -59,11 +59,7 @@ pub(super) fn put_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
     props.scope.clone_from(&guards.encryption.scope);
     let container = access::container(storage, call)?;
     container.with_entry(call.blob(), |state| {
-        if state
-            .live
-            .as_ref()
-            .is_some_and(|live| live.props.kind != Kind::Block)
-        {
+        if state.live.as_ref().is_some_and(|live| live.props.kind != Kind::Block) {
             return Err(error::INVALID_BLOB_TYPE.into());
         }
         let mut whole = storage.stage(&container)?;
@@ -91,10 +87,7 @@ pub(super) fn put_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
                 _ => return Err(error::INVALID_BLOCK_LIST.into()),
             };
             at += size;
-            props.blocks.push(Block {
-                id: block.id.clone(),
-                size,
-            });
+            props.blocks.push(Block { id: block.id.clone(), size });
         }
         whole.set_len(at);
         props.size = at;
@@ -107,11 +100,7 @@ pub(super) fn put_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
 
 /// Get Block List.
 pub(super) fn get_block_list(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
-    let which = call
-        .query
-        .filled("blocklisttype")
-        .unwrap_or("committed")
-        .to_ascii_lowercase();
+    let which = call.query.filled("blocklisttype").unwrap_or("committed").to_ascii_lowercase();
     let guards = Guards::of(call)?;
     let now = storage.clock.now_ms();
     let container = access::container(storage, call)?;
@@ -132,9 +121,7 @@ pub(super) fn get_block_list(storage: &Storage, call: &Call) -> Result<Reply, Fa
         document.begin("UncommittedBlocks");
         for (id, block) in &state.uncommitted {
             document.begin("Block").element("Name", id);
-            document
-                .element("Size", &block.staged.len().to_string())
-                .end();
+            document.element("Size", &block.staged.len().to_string()).end();
         }
         document.end();
     }
@@ -190,10 +177,7 @@ pub(super) fn append(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
         let reply = guards
             .echo(Reply::new(201).written(&version.props))
             .header("x-ms-blob-append-offset", at.to_string())
-            .header(
-                "x-ms-blob-committed-block-count",
-                version.props.append_blocks.to_string(),
-            );
+            .header("x-ms-blob-committed-block-count", version.props.append_blocks.to_string());
         Ok(match call.body_md5.as_deref() {
             Some(md5) => reply.header("content-md5", md5),
             None => reply.optional("x-ms-content-crc64", call.body_crc64.as_deref()),

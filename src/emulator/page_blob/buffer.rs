@@ -27,18 +27,10 @@ impl Pool {
     pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         assert!(len <= LARGEST, "a buffer holds one page write");
         if len <= SMALL {
-            return Buffer {
-                bytes: vec![0; len],
-                len,
-                pool: None,
-            };
+            return Buffer { bytes: vec![0; len], len, pool: None };
         }
         let bytes = self.free.lock().pop().unwrap_or_else(|| vec![0; LARGEST]);
-        Buffer {
-            bytes,
-            len,
-            pool: Some(Arc::clone(self)),
-        }
+        Buffer { bytes, len, pool: Some(Arc::clone(self)) }
     }
 }
 
@@ -89,10 +81,7 @@ mod tests {
         let address = first.as_ref().as_ptr();
         drop(first);
         let second = pool.take(LARGEST - 1);
-        assert_eq!(
-            (second.as_ref().as_ptr(), second.as_ref().len()),
-            (address, LARGEST - 1)
-        );
+        assert_eq!((second.as_ref().as_ptr(), second.as_ref().len()), (address, LARGEST - 1));
         assert_eq!(pool.take(10).as_ref(), [0; 10]);
     }
 }

@@ -60,9 +60,7 @@ pub(super) fn real_ms() -> i64 {
 }
 
 fn since_epoch() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn sub_ms_ticks() -> u64 {
@@ -120,11 +118,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (
-        yoe + era * 400 + i64::from(month <= 2),
-        month,
-        doy - (153 * mp + 2) / 5 + 1,
-    )
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
 /// The inverse of [`civil`].
@@ -148,14 +142,8 @@ mod tests {
             parse_iso("2026-11-20T07:00:00Z"),
             parse_http_date("Fri, 20 Nov 2026 07:00:00 GMT")
         );
-        assert_eq!(
-            parse_iso("2024-02-29"),
-            parse_http_date("Thu, 29 Feb 2024 00:00:00 GMT")
-        );
-        assert_eq!(
-            parse_iso("2020-10-01T22:57:35.7356785Z").map(|ms| ms % 1000),
-            Some(735)
-        );
+        assert_eq!(parse_iso("2024-02-29"), parse_http_date("Thu, 29 Feb 2024 00:00:00 GMT"));
+        assert_eq!(parse_iso("2020-10-01T22:57:35.7356785Z").map(|ms| ms % 1000), Some(735));
         assert_eq!(parse_iso("soon"), None);
         for days in [-1, 0, 59, 11_016, 20_000, 47_540] {
             let (year, month, day) = civil(days);
@@ -170,10 +158,7 @@ mod tests {
         assert!(clock.tick() > first);
         clock.passed(first + 1_000_000_000_000);
         assert!(clock.tick() > first + 1_000_000_000_000);
-        assert_eq!(
-            snapshot_time(TICKS_TO_UNIX + 7),
-            "1970-01-01T00:00:00.0000007Z"
-        );
+        assert_eq!(snapshot_time(TICKS_TO_UNIX + 7), "1970-01-01T00:00:00.0000007Z");
         let tick =
             TICKS_TO_UNIX + parse_iso("2020-10-01T22:57:35Z").unwrap() as u64 * 10_000 + 7_356_785;
         assert_eq!(snapshot_time(tick), "2020-10-01T22:57:35.7356785Z");

@@ -98,9 +98,7 @@ impl Conditions {
 
     /// `If-None-Match: *`: only if there is nothing yet.
     pub(super) fn wants_absent(&self) -> bool {
-        self.none_match
-            .as_ref()
-            .is_some_and(|tags| tags.iter().any(|tag| tag == "*"))
+        self.none_match.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "*"))
     }
 
     /// Judges a write. `None`: there is no blob yet.
@@ -111,40 +109,25 @@ impl Conditions {
                 (Some(tags), _) => contains(tags, now.etag),
                 (None, Some(tags)) => !contains(tags, now.etag),
                 (None, None) => {
-                    self.unmodified_since
-                        .is_none_or(|at| seconds(now.modified_ms) <= seconds(at))
+                    self.unmodified_since.is_none_or(|at| seconds(now.modified_ms) <= seconds(at))
                         && self
                             .modified_since
                             .is_none_or(|at| seconds(now.modified_ms) > seconds(at))
                 }
             },
         };
-        if met {
-            Ok(())
-        } else {
-            Err(error::CONDITION_NOT_MET)
-        }
+        if met { Ok(()) } else { Err(error::CONDITION_NOT_MET) }
     }
 
     /// Judges a read, in which the negative conditions answer 304.
     pub(super) fn check_read(&self, now: Current<'_>) -> Result<(), Code> {
-        let same = self
-            .matches
-            .as_ref()
-            .is_none_or(|tags| contains(tags, now.etag))
-            && self
-                .unmodified_since
-                .is_none_or(|at| seconds(now.modified_ms) <= seconds(at));
+        let same = self.matches.as_ref().is_none_or(|tags| contains(tags, now.etag))
+            && self.unmodified_since.is_none_or(|at| seconds(now.modified_ms) <= seconds(at));
         if !same {
             return Err(error::CONDITION_NOT_MET);
         }
-        let differs = self
-            .none_match
-            .as_ref()
-            .map(|tags| !contains(tags, now.etag));
-        let newer = self
-            .modified_since
-            .map(|at| seconds(now.modified_ms) > seconds(at));
+        let differs = self.none_match.as_ref().map(|tags| !contains(tags, now.etag));
+        let newer = self.modified_since.map(|at| seconds(now.modified_ms) > seconds(at));
         match (differs, newer) {
             (None, None) | (Some(true), _) | (_, Some(true)) => Ok(()),
             _ => Err(error::CONDITION_NOT_MET_READ),
@@ -173,11 +156,7 @@ impl SequenceConditions {
         let met = self.le.is_none_or(|n| current <= n)
             && self.lt.is_none_or(|n| current < n)
             && self.eq.is_none_or(|n| current == n);
-        if met {
-            Ok(())
-        } else {
-            Err(error::SEQUENCE_CONDITION_NOT_MET)
-        }
+        if met { Ok(()) } else { Err(error::SEQUENCE_CONDITION_NOT_MET) }
     }
 }
 
@@ -193,19 +172,14 @@ pub(super) fn sequence(headers: &HeaderMap, name: &'static str) -> Result<Option
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Failure> {
-    headers
-        .get(name)
-        .map(|value| value.to_str().map_err(|_| invalid_header(name, "")))
-        .transpose()
+    headers.get(name).map(|value| value.to_str().map_err(|_| invalid_header(name, ""))).transpose()
 }
 
 fn date(headers: &HeaderMap, name: &'static str) -> Result<Option<i64>, Failure> {
     let Some(text) = text(headers, name)? else {
         return Ok(None);
     };
-    parse_http_date(text)
-        .map(Some)
-        .ok_or_else(|| invalid_header(name, text))
+    parse_http_date(text).map(Some).ok_or_else(|| invalid_header(name, text))
 }
 
 fn tags(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<String>>, Failure> {
@@ -214,12 +188,7 @@ fn tags(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<String>>, 
     };
     let tags: Vec<String> = text
         .split(',')
-        .map(|tag| {
-            tag.trim()
-                .trim_start_matches("W/")
-                .trim_matches('"')
-                .to_owned()
-        })
+        .map(|tag| tag.trim().trim_start_matches("W/").trim_matches('"').to_owned())
         .collect();
     if tags.iter().any(String::is_empty) {
         return Err(invalid_header(name, text));
@@ -244,26 +213,17 @@ mod tests {
     const NEW: &str = "Fri, 20 Nov 2026 08:00:00 GMT";
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
     fn now() -> Current<'static> {
-        Current {
-            etag: "0x8D1",
-            modified_ms: parse_http_date(OLD).unwrap() + 900,
-        }
+        Current { etag: "0x8D1", modified_ms: parse_http_date(OLD).unwrap() + 900 }
     }
 
     #[test]
     fn writes_answer_412() {
         let check = |pairs: &[(&'static str, &str)]| {
-            Conditions::of_write(&headers(pairs))
-                .unwrap()
-                .check_write(Some(now()))
-                .is_ok()
+            Conditions::of_write(&headers(pairs)).unwrap().check_write(Some(now())).is_ok()
         };
         assert!(check(&[]));
         assert!(check(&[("if-match", "\"0x8D1\"")]));
@@ -276,10 +236,7 @@ mod tests {
         assert!(!check(&[("if-modified-since", OLD)]));
         assert!(check(&[("if-unmodified-since", NEW)]));
         assert!(!check(&[("if-modified-since", NEW)]));
-        assert!(check(&[
-            ("if-match", "\"0x8D1\""),
-            ("if-unmodified-since", OLD)
-        ]));
+        assert!(check(&[("if-match", "\"0x8D1\""), ("if-unmodified-since", OLD)]));
         let absent = Conditions::of_write(&headers(&[("if-match", "*")])).unwrap();
         assert!(absent.check_write(None).is_err());
     }
@@ -293,16 +250,11 @@ mod tests {
             &[("if-match", "\"a\", \"b\"")],
         ] {
             let error = Conditions::of_write(&headers(pairs)).unwrap_err();
-            assert_eq!(
-                error.code, "MultipleConditionHeadersNotSupported",
-                "{pairs:?}"
-            );
+            assert_eq!(error.code, "MultipleConditionHeadersNotSupported", "{pairs:?}");
             assert!(Conditions::of_read(&headers(pairs)).is_ok());
         }
         assert_eq!(
-            Conditions::of_write(&headers(&[("if-modified-since", "yesterday")]))
-                .unwrap_err()
-                .code,
+            Conditions::of_write(&headers(&[("if-modified-since", "yesterday")])).unwrap_err().code,
             "InvalidHeaderValue"
         );
     }
@@ -318,56 +270,24 @@ mod tests {
         assert_eq!(check(&[("if-modified-since", NEW)]), Err(304));
         assert_eq!(check(&[("if-match", "\"0x8D2\"")]), Err(412));
         assert_eq!(
-            check(&[
-                ("if-match", "\"x\", \"0x8D1\""),
-                ("if-unmodified-since", NEW)
-            ]),
+            check(&[("if-match", "\"x\", \"0x8D1\""), ("if-unmodified-since", NEW)]),
             Ok(())
         );
-        assert_eq!(
-            check(&[("if-match", "\"0x8D1\""), ("if-none-match", "\"0x8D1\"")]),
-            Err(304)
-        );
-        assert_eq!(
-            check(&[("if-none-match", "\"x\""), ("if-modified-since", NEW)]),
-            Ok(())
-        );
+        assert_eq!(check(&[("if-match", "\"0x8D1\""), ("if-none-match", "\"0x8D1\"")]), Err(304));
+        assert_eq!(check(&[("if-none-match", "\"x\""), ("if-modified-since", NEW)]), Ok(()));
     }
 
     #[test]
     fn sequence_conditions_are_exact_to_the_last_bit() {
         let max = i64::MAX as u64;
         let check = |name, value: &str, current| {
-            SequenceConditions::parse(&headers(&[(name, value)]))
-                .unwrap()
-                .check(current)
-                .is_ok()
+            SequenceConditions::parse(&headers(&[(name, value)])).unwrap().check(current).is_ok()
         };
-        assert!(check(
-            "x-ms-if-sequence-number-lt",
-            "9223372036854775807",
-            max - 1
-        ));
-        assert!(!check(
-            "x-ms-if-sequence-number-lt",
-            "9223372036854775807",
-            max
-        ));
-        assert!(check(
-            "x-ms-if-sequence-number-le",
-            "9223372036854775807",
-            max
-        ));
-        assert!(check(
-            "x-ms-if-sequence-number-eq",
-            "9007199254740993",
-            9_007_199_254_740_993
-        ));
-        assert!(!check(
-            "x-ms-if-sequence-number-eq",
-            "9007199254740992",
-            9_007_199_254_740_993
-        ));
+        assert!(check("x-ms-if-sequence-number-lt", "9223372036854775807", max - 1));
+        assert!(!check("x-ms-if-sequence-number-lt", "9223372036854775807", max));
+        assert!(check("x-ms-if-sequence-number-le", "9223372036854775807", max));
+        assert!(check("x-ms-if-sequence-number-eq", "9007199254740993", 9_007_199_254_740_993));
+        assert!(!check("x-ms-if-sequence-number-eq", "9007199254740992", 9_007_199_254_740_993));
         for bad in ["9223372036854775808", "-1", "+1", "one", ""] {
             let map = headers(&[("x-ms-if-sequence-number-lt", bad)]);
             assert!(SequenceConditions::parse(&map).is_err(), "{bad}");

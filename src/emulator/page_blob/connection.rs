@@ -114,10 +114,7 @@ impl Drop for Paced {
 
 impl Paced {
     fn wrote(&mut self, count: usize) {
-        self.service
-            .traffic
-            .bytes_out
-            .fetch_add(count as u64, Ordering::Relaxed);
+        self.service.traffic.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
         if let Some(pace) = &mut self.writing {
             pace.used(count);
         }
@@ -137,10 +134,7 @@ impl AsyncRead for Paced {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let count = buffer.filled().len() - before;
-        this.service
-            .traffic
-            .bytes_in
-            .fetch_add(count as u64, Ordering::Relaxed);
+        this.service.traffic.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
         if let Some(pace) = &mut this.reading {
             pace.used(count);
         }
@@ -205,11 +199,7 @@ struct Pace {
 
 impl Pace {
     fn new(bytes_per_second: u64) -> Self {
-        Self {
-            rate: bytes_per_second.max(1) as f64,
-            free_at: Instant::now(),
-            wait: None,
-        }
+        Self { rate: bytes_per_second.max(1) as f64, free_at: Instant::now(), wait: None }
     }
 
     fn used(&mut self, bytes: usize) {

@@ -41,10 +41,7 @@ pub(super) fn create(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
         lease: Lease::default(),
         deleted: false,
     };
-    let account = storage
-        .accounts
-        .get(&call.target.account)
-        .ok_or(error::RESOURCE_NOT_FOUND)?;
+    let account = storage.accounts.get(&call.target.account).ok_or(error::RESOURCE_NOT_FOUND)?;
     let mut containers = account.containers.write();
     if containers.contains_key(name) {
         return Err(error::CONTAINER_ALREADY_EXISTS.into());
@@ -60,21 +57,14 @@ pub(super) fn delete(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let conditions = Conditions::of_write(&call.headers)?;
     let lease = call.lease_id()?;
     let now = storage.clock.now_ms();
-    let account = storage
-        .accounts
-        .get(&call.target.account)
-        .ok_or(error::RESOURCE_NOT_FOUND)?;
+    let account = storage.accounts.get(&call.target.account).ok_or(error::RESOURCE_NOT_FOUND)?;
     let mut containers = account.containers.write();
-    let container = containers
-        .get(call.container())
-        .ok_or(error::CONTAINER_NOT_FOUND)?;
+    let container = containers.get(call.container()).ok_or(error::CONTAINER_NOT_FOUND)?;
     {
         let mut info = container.info.write();
         info.lease.check_write(lease, Leased::Container, now)?;
-        conditions.check_write(Some(Current {
-            etag: &info.etag,
-            modified_ms: info.modified_ms,
-        }))?;
+        conditions
+            .check_write(Some(Current { etag: &info.etag, modified_ms: info.modified_ms }))?;
         info.deleted = true;
     }
     if let Some(container) = containers.remove(call.container()) {
@@ -88,8 +78,7 @@ pub(super) fn get(storage: &Storage, call: &Call, acl: bool) -> Result<Reply, Fa
     let now = storage.clock.now_ms();
     let container = access::container(storage, call)?;
     let info = container.info.read();
-    info.lease
-        .check_read(call.lease_id()?, Leased::Container, now)?;
+    info.lease.check_read(call.lease_id()?, Leased::Container, now)?;
     let mut reply = Reply::new(200)
         .stamps(&info.etag, info.modified_ms)
         .optional(PUBLIC, info.public.map(Public::as_str));
@@ -118,12 +107,8 @@ pub(super) fn set(storage: &Storage, call: &Call, acl: bool) -> Result<Reply, Fa
     let now = storage.clock.now_ms();
     let container = access::container(storage, call)?;
     let mut info = container.info.write();
-    info.lease
-        .check_read(call.lease_id()?, Leased::Container, now)?;
-    conditions.check_write(Some(Current {
-        etag: &info.etag,
-        modified_ms: info.modified_ms,
-    }))?;
+    info.lease.check_read(call.lease_id()?, Leased::Container, now)?;
+    conditions.check_write(Some(Current { etag: &info.etag, modified_ms: info.modified_ms }))?;
     if acl {
         info.public = public_access(call)?;
     } else {
@@ -142,10 +127,7 @@ pub(super) fn list(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let marker = call.query.get("marker").unwrap_or("");
     let include = call.query.get("include").unwrap_or("");
     let now = storage.clock.now_ms();
-    let account = storage
-        .accounts
-        .get(&call.target.account)
-        .ok_or(error::RESOURCE_NOT_FOUND)?;
+    let account = storage.accounts.get(&call.target.account).ok_or(error::RESOURCE_NOT_FOUND)?;
     let host = call.header("host")?.unwrap_or("127.0.0.1");
     let endpoint = format!("http://{host}/{}/", call.target.account);
 
@@ -159,19 +141,15 @@ pub(super) fn list(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let mut next = "";
     let containers = account.containers.read();
     let first = if prefix > marker { prefix } else { marker };
-    let matching = containers
-        .range(first.to_owned()..)
-        .take_while(|item| item.0.starts_with(prefix));
+    let matching =
+        containers.range(first.to_owned()..).take_while(|item| item.0.starts_with(prefix));
     for (count, (name, container)) in matching.enumerate() {
         if count == most {
             next = name;
             break;
         }
         let info = container.info.read();
-        document
-            .begin("Container")
-            .element("Name", name)
-            .begin("Properties");
+        document.begin("Container").element("Name", name).begin("Properties");
         document
             .element("Last-Modified", &super::clock::http_date(info.modified_ms))
             .element("Etag", &info.etag)
@@ -206,9 +184,7 @@ pub(super) fn account_information() -> Reply {
 /// Get Blob Service Properties: nothing is switched on.
 pub(super) fn service_properties() -> Reply {
     let mut document = Document::new();
-    document
-        .begin("StorageServiceProperties")
-        .begin("DeleteRetentionPolicy");
+    document.begin("StorageServiceProperties").begin("DeleteRetentionPolicy");
     document.element("Enabled", "false");
     Reply::new(200).xml(document.finish())
 }

@@ -91,9 +91,7 @@ fn set_rules(service: &Service, body: &[u8], instead: bool) -> Result<Value, Str
         service.faults.seed(seed);
     }
     let count = rules.len();
-    rules
-        .into_iter()
-        .try_for_each(|rule| service.faults.add(rule))?;
+    rules.into_iter().try_for_each(|rule| service.faults.add(rule))?;
     Ok(json!({ "rules": count }))
 }
 

@@ -50,16 +50,11 @@ fn find(
     if url.len() > LONGEST_URL {
         return Err(bad());
     }
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("https://"));
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let (host, path) = rest.and_then(|rest| rest.split_once('/')).ok_or_else(bad)?;
     let (path, raw_query) = path.split_once('?').unwrap_or((path, ""));
     // Any name of this host will do, as long as the port is the server's own.
-    let own_host = call
-        .headers
-        .get("host")
-        .is_some_and(|own| own.as_bytes() == host.as_bytes());
+    let own_host = call.headers.get("host").is_some_and(|own| own.as_bytes() == host.as_bytes());
     if !own_host && !host.ends_with(&format!(":{port}")) {
         return Err(unverified(&error::RESOURCE_NOT_FOUND.into()));
     }
@@ -73,10 +68,7 @@ fn find(
     let mut headers = HeaderMap::new();
     headers.insert("x-ms-version", HeaderValue::from_static(call.version));
     if let Some(value) = call.headers.get("x-ms-copy-source-authorization") {
-        let bearer = value
-            .as_bytes()
-            .get(..7)
-            .is_some_and(|s| s.eq_ignore_ascii_case(b"bearer "));
+        let bearer = value.as_bytes().get(..7).is_some_and(|s| s.eq_ignore_ascii_case(b"bearer "));
         if !bearer {
             return Err(invalid_header("x-ms-copy-source-authorization", ""));
         }
@@ -132,10 +124,7 @@ pub(super) fn unverified(source: &Failure) -> Failure {
         .with("CopySourceStatusCode", source.status.as_u16().to_string())
         .with("CopySourceErrorCode", source.code.clone())
         .with("CopySourceErrorMessage", source.message.clone())
-        .header(
-            "x-ms-copy-source-status-code",
-            source.status.as_u16().to_string(),
-        )
+        .header("x-ms-copy-source-status-code", source.status.as_u16().to_string())
         .header("x-ms-copy-source-error-code", source.code.clone())
 }
 
@@ -249,11 +238,8 @@ pub(super) fn blob(
     props.lease = super::lease::Lease::default();
     props.created_ms = now;
     props.generation = 0;
-    props.copy = Some(CopyInfo {
-        id: copy_id.clone(),
-        source: source.url.clone(),
-        completed_ms: now,
-    });
+    props.copy =
+        Some(CopyInfo { id: copy_id.clone(), source: source.url.clone(), completed_ms: now });
     if !metadata.is_empty() {
         props.metadata = metadata;
     }

@@ -32,11 +32,7 @@ pub(super) struct DataFile {
 
 impl DataFile {
     pub(super) fn new(path: PathBuf, open_files: &Arc<OpenFiles>) -> Arc<Self> {
-        Arc::new(Self {
-            path,
-            file: RwLock::new(None),
-            open_files: Arc::clone(open_files),
-        })
+        Arc::new(Self { path, file: RwLock::new(None), open_files: Arc::clone(open_files) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -64,11 +60,7 @@ impl DataFile {
         let oldest = {
             let mut queue = self.open_files.queue.lock();
             queue.push_back(Arc::downgrade(self));
-            if queue.len() > OPEN_FILES {
-                queue.pop_front()
-            } else {
-                None
-            }
+            if queue.len() > OPEN_FILES { queue.pop_front() } else { None }
         };
         if let Some(oldest) = oldest.and_then(|weak| weak.upgrade())
             && !Arc::ptr_eq(&oldest, self)
@@ -117,11 +109,7 @@ impl DataFile {
     /// Drops what is beyond `size`.
     pub(super) fn shrink(self: &Arc<Self>, size: u64) -> io::Result<()> {
         let file = self.open()?;
-        if file.metadata()?.len() > size {
-            file.set_len(size)
-        } else {
-            Ok(())
-        }
+        if file.metadata()?.len() > size { file.set_len(size) } else { Ok(()) }
     }
 
     /// Copies these ranges of another file, by reference where the file system can.
@@ -256,17 +244,8 @@ pub(super) struct Staged {
 
 impl Staged {
     pub(super) fn create(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        Ok(Self {
-            path,
-            file,
-            len: 0,
-            adopted: false,
-        })
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        Ok(Self { path, file, len: 0, adopted: false })
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -318,8 +297,7 @@ mod tests {
         file.write(&[7; 8192], 1 << 20).unwrap();
         file.punch((1 << 20) + 512, (1 << 20) + 1024).unwrap();
         let copy = DataFile::new(dir.path().join("b"), &open);
-        copy.copy_from(&file, [((1 << 20), (1 << 20) + 8192)].into_iter())
-            .unwrap();
+        copy.copy_from(&file, [((1 << 20), (1 << 20) + 8192)].into_iter()).unwrap();
         for file in [&file, &copy] {
             let mut bytes = [1; 2048];
             file.read(&mut bytes, (1 << 20) - 512).unwrap();
@@ -331,10 +309,7 @@ mod tests {
         file.shrink((1 << 20) + 256).unwrap();
         let mut bytes = [1; 512];
         file.read(&mut bytes, 1 << 20).unwrap();
-        assert_eq!(
-            (bytes[..256].to_vec(), bytes[256..].to_vec()),
-            (vec![7; 256], vec![0; 256])
-        );
+        assert_eq!((bytes[..256].to_vec(), bytes[256..].to_vec()), (vec![7; 256], vec![0; 256]));
     }
 
     #[test]
@@ -347,10 +322,7 @@ mod tests {
         for file in &files {
             file.write(b"x", 0).unwrap();
         }
-        let still_open = files
-            .iter()
-            .filter(|file| file.file.read().is_some())
-            .count();
+        let still_open = files.iter().filter(|file| file.file.read().is_some()).count();
         assert_eq!(still_open, OPEN_FILES);
         let mut byte = [0];
         files[0].read(&mut byte, 0).unwrap();

@@ -67,9 +67,7 @@ impl Failure {
 
 /// A header whose value cannot be what it says.
 pub(super) fn invalid_header(name: &'static str, value: &str) -> Failure {
-    INVALID_HEADER_VALUE
-        .with("HeaderName", name)
-        .with("HeaderValue", value)
+    INVALID_HEADER_VALUE.with("HeaderName", name).with("HeaderValue", value)
 }
 
 /// A header that the operation cannot do without.
@@ -99,10 +97,7 @@ macro_rules! codes {
 }
 
 /// An unmet condition of a read that has what it asks for.
-pub(super) const CONDITION_NOT_MET_READ: Code = Code {
-    status: 304,
-    ..CONDITION_NOT_MET
-};
+pub(super) const CONDITION_NOT_MET_READ: Code = Code { status: 304, ..CONDITION_NOT_MET };
 
 codes! {
     CRC64_MISMATCH = 400 "Crc64Mismatch" "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.";

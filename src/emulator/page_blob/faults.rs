@@ -84,10 +84,7 @@ impl Rule {
             Some(name) => return Err(format!("there is no operation {name}")),
         }
         if !(0.0..=1.0).contains(&self.probability) {
-            return Err(format!(
-                "probability {} is not between 0 and 1",
-                self.probability
-            ));
+            return Err(format!("probability {} is not between 0 and 1", self.probability));
         }
         if let Action::Status { status, .. } = self.fault
             && http::StatusCode::from_u16(status).is_err()
@@ -102,11 +99,7 @@ impl Rule {
             None | Some("*") => true,
             Some(name) => name.eq_ignore_ascii_case(op.name()),
         };
-        op_matches
-            && self
-                .blob
-                .as_deref()
-                .is_none_or(|glob| matches_glob(glob, path))
+        op_matches && self.blob.as_deref().is_none_or(|glob| matches_glob(glob, path))
     }
 }
 
@@ -255,11 +248,7 @@ impl Faults {
     /// Adds a rule behind the others.
     pub(super) fn add(&self, rule: Rule) -> Result<(), String> {
         rule.check()?;
-        self.state.lock().rules.push(RuleState {
-            rule,
-            matched: 0,
-            injected: 0,
-        });
+        self.state.lock().rules.push(RuleState { rule, matched: 0, injected: 0 });
         self.active.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -293,10 +282,7 @@ impl Faults {
             let index = item.matched;
             item.matched += 1;
             let due = index >= item.rule.skip
-                && item
-                    .rule
-                    .count
-                    .is_none_or(|count| index - item.rule.skip < count);
+                && item.rule.count.is_none_or(|count| index - item.rule.skip < count);
             if due && chance(&mut state.random) < item.rule.probability {
                 item.injected += 1;
                 let fault = item.rule.fault.clone();
@@ -386,14 +372,8 @@ mod tests {
     #[test]
     fn bad_rules_are_refused_with_a_reason() {
         for (text, reason) in [
-            (
-                r#"[{"operation": "Put", "fault": "corrupt"}]"#,
-                "no operation Put",
-            ),
-            (
-                r#"[{"fault": {"status": {"status": 42}}}]"#,
-                "no HTTP status",
-            ),
+            (r#"[{"operation": "Put", "fault": "corrupt"}]"#, "no operation Put"),
+            (r#"[{"fault": {"status": {"status": 42}}}]"#, "no HTTP status"),
             (r#"[{"fault": "corrupt", "probability": 2}]"#, "not between"),
             (r#"[{"fault": "explode"}]"#, "unknown variant"),
             (r#"[{"falt": "corrupt"}]"#, "unknown field"),

@@ -32,10 +32,7 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new() -> Self {
-        Self {
-            md5: Md5::new(),
-            crc64: crc64fast_nvme::Digest::new(),
-        }
+        Self { md5: Md5::new(), crc64: crc64fast_nvme::Digest::new() }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -45,10 +42,7 @@ impl Running {
 
     /// MD5 and CRC64 of all that was seen.
     pub(super) fn finish(self) -> (String, String) {
-        (
-            STANDARD.encode(self.md5.finalize()),
-            crc64_text(self.crc64.sum64()),
-        )
+        (STANDARD.encode(self.md5.finalize()), crc64_text(self.crc64.sum64()))
     }
 }
 

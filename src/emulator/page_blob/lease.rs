@@ -101,15 +101,8 @@ impl Lease {
 
     /// `x-ms-lease-duration`, given only while leased.
     pub(super) fn duration(&self, now: i64) -> Option<&'static str> {
-        let held = self
-            .held
-            .as_ref()
-            .filter(|_| self.state(now) == State::Leased)?;
-        Some(if held.duration_ms.is_some() {
-            "fixed"
-        } else {
-            "infinite"
-        })
+        let held = self.held.as_ref().filter(|_| self.state(now) == State::Leased)?;
+        Some(if held.duration_ms.is_some() { "fixed" } else { "infinite" })
     }
 
     pub(super) fn acquire(
@@ -135,11 +128,7 @@ impl Lease {
 
     pub(super) fn renew(&mut self, id: &str, now: i64) -> Result<(), Code> {
         let state = self.state(now);
-        let Some(held) = self
-            .held
-            .as_mut()
-            .filter(|held| held.id.eq_ignore_ascii_case(id))
-        else {
+        let Some(held) = self.held.as_mut().filter(|held| held.id.eq_ignore_ascii_case(id)) else {
             return Err(error::LEASE_ID_MISMATCH_LEASE_OP);
         };
         if matches!(state, State::Breaking | State::Broken) {
@@ -232,9 +221,7 @@ impl Lease {
     }
 
     fn is(&self, id: &str) -> bool {
-        self.held
-            .as_ref()
-            .is_some_and(|held| held.id.eq_ignore_ascii_case(id))
+        self.held.as_ref().is_some_and(|held| held.id.eq_ignore_ascii_case(id))
     }
 }
 
@@ -252,11 +239,7 @@ mod tests {
         if state == State::Available {
             return lease;
         }
-        let start = if state == State::Expired {
-            NOW - 60_000
-        } else {
-            NOW - 10_000
-        };
+        let start = if state == State::Expired { NOW - 60_000 } else { NOW - 10_000 };
         lease.acquire(A, Some(60_000), start).unwrap();
         match state {
             State::Breaking => drop(lease.break_lease(Some(20_000), NOW - 5_000)),
@@ -267,13 +250,8 @@ mod tests {
         lease
     }
 
-    const ALL: [State; 5] = [
-        State::Available,
-        State::Leased,
-        State::Breaking,
-        State::Broken,
-        State::Expired,
-    ];
+    const ALL: [State; 5] =
+        [State::Available, State::Leased, State::Breaking, State::Broken, State::Expired];
 
     /// One row of the table for each state, in the order of [`ALL`].
     fn table(run: impl Fn(&mut Lease) -> Result<(), Code>) -> [Result<State, &'static str>; 5] {
@@ -316,32 +294,14 @@ mod tests {
         let none = Err("LeaseNotPresentWithLeaseOperation");
         let broken = Err("LeaseIsBrokenAndCannotBeRenewed");
         let breaking = Err("LeaseIsBreakingAndCannotBeChanged");
-        assert_eq!(
-            table(|l| l.renew(A, NOW)),
-            [mismatch, Ok(Leased), broken, broken, Ok(Leased)]
-        );
+        assert_eq!(table(|l| l.renew(A, NOW)), [mismatch, Ok(Leased), broken, broken, Ok(Leased)]);
         assert_eq!(table(|l| l.renew(B, NOW)), [mismatch; 5]);
-        assert_eq!(
-            table(|l| l.change(A, B, NOW)),
-            [none, Ok(Leased), breaking, none, none]
-        );
-        assert_eq!(
-            table(|l| l.change(B, A, NOW)),
-            [none, Ok(Leased), breaking, none, none]
-        );
-        assert_eq!(
-            table(|l| l.change(B, C, NOW)),
-            [none, mismatch, mismatch, none, none]
-        );
+        assert_eq!(table(|l| l.change(A, B, NOW)), [none, Ok(Leased), breaking, none, none]);
+        assert_eq!(table(|l| l.change(B, A, NOW)), [none, Ok(Leased), breaking, none, none]);
+        assert_eq!(table(|l| l.change(B, C, NOW)), [none, mismatch, mismatch, none, none]);
         assert_eq!(
             table(|l| l.release(A)),
-            [
-                mismatch,
-                Ok(Available),
-                Ok(Available),
-                Ok(Available),
-                Ok(Available),
-            ]
+            [mismatch, Ok(Available), Ok(Available), Ok(Available), Ok(Available),]
         );
         assert_eq!(table(|l| l.release(B)), [mismatch; 5]);
         assert_eq!(
@@ -357,11 +317,7 @@ mod tests {
     #[test]
     fn writes_and_reads_follow_the_table() {
         let check = |id: Option<&'static str>| {
-            ALL.map(|state| {
-                in_state(state)
-                    .check_write(id, Leased::Blob, NOW)
-                    .map_err(|c| c.name)
-            })
+            ALL.map(|state| in_state(state).check_write(id, Leased::Blob, NOW).map_err(|c| c.name))
         };
         let missing = Err("LeaseIdMissing");
         let mismatch = Err("LeaseIdMismatchWithBlobOperation");
@@ -414,9 +370,6 @@ mod tests {
         assert_eq!(lease.state(NOW + 14_999), State::Leased);
         assert_eq!(lease.state(NOW + 15_000), State::Expired);
         assert_eq!(lease.duration(NOW), Some("fixed"));
-        assert_eq!(
-            (lease.status(NOW), lease.status(NOW + 15_000)),
-            ("locked", "unlocked")
-        );
+        assert_eq!((lease.status(NOW), lease.status(NOW + 15_000)), ("locked", "unlocked"));
     }
 }

@@ -13,40 +13,22 @@ use super::storage::Storage;
 /// What a lease request asks for.
 #[derive(Debug)]
 enum Action {
-    Acquire {
-        id: String,
-        duration_ms: Option<i64>,
-    },
-    Renew {
-        id: String,
-    },
-    Change {
-        id: String,
-        proposed: String,
-    },
-    Release {
-        id: String,
-    },
-    Break {
-        period_ms: Option<i64>,
-    },
+    Acquire { id: String, duration_ms: Option<i64> },
+    Renew { id: String },
+    Change { id: String, proposed: String },
+    Release { id: String },
+    Break { period_ms: Option<i64> },
 }
 
 impl Action {
     fn parse(call: &Call, fresh_id: impl FnOnce() -> String) -> Result<Self, Failure> {
         const PROPOSED: &str = "x-ms-proposed-lease-id";
         let id = || {
-            let id = call
-                .lease_id()?
-                .ok_or_else(|| missing_header("x-ms-lease-id"))?;
+            let id = call.lease_id()?.ok_or_else(|| missing_header("x-ms-lease-id"))?;
             Ok::<_, Failure>(id.to_owned())
         };
         let proposed = guid(&call.headers, PROPOSED)?.map(str::to_owned);
-        match call
-            .required("x-ms-lease-action")?
-            .to_ascii_lowercase()
-            .as_str()
-        {
+        match call.required("x-ms-lease-action")?.to_ascii_lowercase().as_str() {
             "acquire" => Ok(Self::Acquire {
                 id: proposed.unwrap_or_else(fresh_id),
                 duration_ms: duration(call)?,
@@ -57,9 +39,7 @@ impl Action {
                 proposed: proposed.ok_or_else(|| missing_header(PROPOSED))?,
             }),
             "release" => Ok(Self::Release { id: id()? }),
-            "break" => Ok(Self::Break {
-                period_ms: period(call)?,
-            }),
+            "break" => Ok(Self::Break { period_ms: period(call)? }),
             other => Err(invalid_header("x-ms-lease-action", other)),
         }
     }
@@ -138,10 +118,7 @@ pub(super) fn container(storage: &Storage, call: &Call) -> Result<Reply, Failure
     if info.deleted {
         return Err(error::CONTAINER_NOT_FOUND.into());
     }
-    conditions.check_write(Some(Current {
-        etag: &info.etag,
-        modified_ms: info.modified_ms,
-    }))?;
+    conditions.check_write(Some(Current { etag: &info.etag, modified_ms: info.modified_ms }))?;
     let reply = action.apply(&mut info.lease, now)?;
     container.save_info(&info)?;
     Ok(reply.stamps(&info.etag, info.modified_ms))

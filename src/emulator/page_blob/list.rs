@@ -115,10 +115,7 @@ pub(super) fn blobs(storage: &Storage, call: &Call, short: bool) -> Result<Reply
     let mut document = Document::new();
     document.begin_with(
         "EnumerationResults",
-        &[
-            ("ServiceEndpoint", &endpoint),
-            ("ContainerName", call.container()),
-        ],
+        &[("ServiceEndpoint", &endpoint), ("ContainerName", call.container())],
     );
     for name in ["prefix", "marker", "maxresults", "delimiter"] {
         let element = match name {
@@ -172,9 +169,7 @@ pub(super) fn blobs(storage: &Storage, call: &Call, short: bool) -> Result<Reply
     }
     let mut document = walk.document;
     let next = walk.full.map(|marker| marker.encode());
-    document
-        .end()
-        .element("NextMarker", next.as_deref().unwrap_or(""));
+    document.end().element("NextMarker", next.as_deref().unwrap_or(""));
     Ok(Reply::new(200).xml(document.finish()))
 }
 
@@ -280,9 +275,7 @@ impl Walk {
             self.document.begin("Blob");
             self.name(&entry.name);
             self.document.begin("Properties");
-            self.document
-                .element("Content-Length", "0")
-                .element("BlobType", "BlockBlob");
+            self.document.element("Content-Length", "0").element("BlobType", "BlockBlob");
             self.document.end().end();
         }
         true
@@ -300,9 +293,7 @@ impl Walk {
         self.document.begin("Blob");
         self.name(&props.name);
         let document = &mut self.document;
-        document
-            .optional("Snapshot", props.snapshot.as_deref())
-            .begin("Properties");
+        document.optional("Snapshot", props.snapshot.as_deref()).begin("Properties");
         let content = &props.content;
         document
             .element("Creation-Time", &http_date(props.created_ms))
@@ -311,36 +302,19 @@ impl Walk {
             .element("Content-Length", &props.size.to_string())
             .element(
                 "Content-Type",
-                content
-                    .content_type
-                    .as_deref()
-                    .unwrap_or("application/octet-stream"),
+                content.content_type.as_deref().unwrap_or("application/octet-stream"),
             )
-            .element(
-                "Content-Encoding",
-                content.encoding.as_deref().unwrap_or(""),
-            )
-            .element(
-                "Content-Language",
-                content.language.as_deref().unwrap_or(""),
-            )
+            .element("Content-Encoding", content.encoding.as_deref().unwrap_or(""))
+            .element("Content-Language", content.language.as_deref().unwrap_or(""))
             .element("Content-MD5", content.md5.as_deref().unwrap_or(""))
-            .element(
-                "Cache-Control",
-                content.cache_control.as_deref().unwrap_or(""),
-            )
-            .element(
-                "Content-Disposition",
-                content.disposition.as_deref().unwrap_or(""),
-            );
+            .element("Cache-Control", content.cache_control.as_deref().unwrap_or(""))
+            .element("Content-Disposition", content.disposition.as_deref().unwrap_or(""));
         if props.kind == Kind::Page {
             document.element("x-ms-blob-sequence-number", &props.sequence.to_string());
         }
         document.element("BlobType", props.kind.as_str());
         if props.kind == Kind::Block {
-            document
-                .element("AccessTier", "Hot")
-                .element("AccessTierInferred", "true");
+            document.element("AccessTier", "Hot").element("AccessTierInferred", "true");
         }
         document.optional("AccessTier", props.tier.as_deref());
         if props.snapshot.is_none() {
@@ -380,11 +354,7 @@ mod tests {
     #[test]
     fn markers_go_both_ways() {
         for marker in [
-            Marker {
-                page: 3,
-                name: "a/ü b".into(),
-                snapshot: None,
-            },
+            Marker { page: 3, name: "a/ü b".into(), snapshot: None },
             Marker {
                 page: 0,
                 name: "x".into(),

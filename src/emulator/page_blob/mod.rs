@@ -48,6 +48,7 @@ mod service;
 mod spoil;
 mod storage;
 mod throttle;
+mod version;
 mod xml;
 
 use std::fmt;
@@ -91,9 +92,7 @@ pub struct AccountKey {
 
 impl fmt::Debug for AccountKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccountKey")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("AccountKey").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -297,10 +296,7 @@ impl Drop for Server {
 /// Starts a server on the current runtime.
 pub async fn start(config: Config) -> io::Result<Server> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-    let keys = config
-        .accounts
-        .iter()
-        .map(|account| (account.name.as_str(), account.key.as_str()));
+    let keys = config.accounts.iter().map(|account| (account.name.as_str(), account.key.as_str()));
     let authority = Authority::new(keys, config.date_check)
         .map_err(|name| invalid(format!("the key of account {name} is not base64")))?;
     for account in &config.accounts {
@@ -346,13 +342,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
         service.faults.add(rule).map_err(invalid)?;
     }
     let accepting = tokio::spawn(accept(listener, Arc::clone(&service), stopped));
-    Ok(Server {
-        addr,
-        service,
-        stop,
-        accepting: Mutex::new(Some(accepting)),
-        temporary,
-    })
+    Ok(Server { addr, service, stop, accepting: Mutex::new(Some(accepting)), temporary })
 }
 
 fn open(dir: &Path, config: &Config, clock: &Arc<Clock>) -> io::Result<Storage> {
@@ -373,11 +363,7 @@ async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: watch
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(connection::serve(
-                    Arc::clone(&service),
-                    stream,
-                    stop.clone(),
-                ));
+                tokio::spawn(connection::serve(Arc::clone(&service), stream, stop.clone()));
             }
             Err(error) => {
                 // Out of descriptors, usually: a pause lets some be closed.
@@ -392,10 +378,8 @@ async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: watch
 pub fn serve_blocking(config: Config, ready: impl FnOnce(SocketAddr)) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("emulator")
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().thread_name("emulator").enable_all().build()?;
     runtime.block_on(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;

@@ -99,10 +99,7 @@ operations! {
 impl Operation {
     /// Looks a name up as rules write it.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|op| op.name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|op| op.name().eq_ignore_ascii_case(name))
     }
 
     /// Whether it only reads. Decides on conditions, public access and permissions.
@@ -132,9 +129,7 @@ impl Operation {
     ) -> Result<Self, Failure> {
         let comp = query.get("comp").unwrap_or("");
         let found = match target {
-            Target {
-                container: None, ..
-            } => of_account(method, query, comp),
+            Target { container: None, .. } => of_account(method, query, comp),
             Target { blob: None, .. } => of_container(method, query, comp),
             Target { .. } => of_blob(method, comp, headers)?,
         };
@@ -191,9 +186,7 @@ fn of_blob(method: &Method, comp: &str, headers: &HeaderMap) -> Result<Option<Op
         (&Method::PUT, "") if copies => return Err(error::NOT_IMPLEMENTED.into()),
         (&Method::PUT, "") => Operation::PutBlob,
         (&Method::PUT, "page") => {
-            let action = headers
-                .get("x-ms-page-write")
-                .map(http::HeaderValue::as_bytes);
+            let action = headers.get("x-ms-page-write").map(http::HeaderValue::as_bytes);
             match action {
                 Some(b"update") if copies => Operation::PutPageFromUrl,
                 // What the service does without the header is not documented: its own page leaves it out.
@@ -233,9 +226,7 @@ pub(super) struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
-        Self {
-            counts: Operation::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { counts: Operation::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 }
 
@@ -261,10 +252,8 @@ mod tests {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let query = Query::parse(query);
         let target = Target::parse(path, &query).unwrap();
-        let headers = headers
-            .iter()
-            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
-            .collect();
+        let headers =
+            headers.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
         Operation::of(&method, &target, &query, &headers).map_err(|failure| failure.code.into())
     }
 
@@ -275,53 +264,25 @@ mod tests {
         let source = ("x-ms-copy-source", "http://x/a/c/b");
         let cases = [
             (of(Method::GET, "/a?comp=list", &[]), Op::ListContainers),
-            (
-                of(Method::PUT, "/a/c?restype=container", &[]),
-                Op::CreateContainer,
-            ),
-            (
-                of(Method::GET, "/a/c?restype=container&comp=list", &[]),
-                Op::ListBlobs,
-            ),
-            (
-                of(Method::PUT, "/a/c/b", &[("x-ms-blob-type", "PageBlob")]),
-                Op::PutBlob,
-            ),
+            (of(Method::PUT, "/a/c?restype=container", &[]), Op::CreateContainer),
+            (of(Method::GET, "/a/c?restype=container&comp=list", &[]), Op::ListBlobs),
+            (of(Method::PUT, "/a/c/b", &[("x-ms-blob-type", "PageBlob")]), Op::PutBlob),
             (of(Method::PUT, "/a/c/b", &[source]), Op::CopyBlob),
             (of(Method::PUT, "/a/c/b?comp=page", &[page]), Op::PutPage),
-            (
-                of(
-                    Method::PUT,
-                    "/a/c/b?comp=page",
-                    &[("x-ms-page-write", "clear")],
-                ),
-                Op::ClearPages,
-            ),
-            (
-                of(Method::PUT, "/a/c/b?comp=page", &[page, source]),
-                Op::PutPageFromUrl,
-            ),
+            (of(Method::PUT, "/a/c/b?comp=page", &[("x-ms-page-write", "clear")]), Op::ClearPages),
+            (of(Method::PUT, "/a/c/b?comp=page", &[page, source]), Op::PutPageFromUrl),
             (of(Method::HEAD, "/a/c/b", &[]), Op::GetBlobProperties),
-            (
-                of(Method::GET, "/a/c/d/b?comp=pagelist", &[]),
-                Op::GetPageRanges,
-            ),
+            (of(Method::GET, "/a/c/d/b?comp=pagelist", &[]), Op::GetPageRanges),
         ];
         for (found, expected) in cases {
             assert_eq!(found, Ok(expected));
         }
-        assert_eq!(
-            of(Method::PUT, "/a/c/b?comp=page", &[]),
-            Err("MissingRequiredHeader".into())
-        );
+        assert_eq!(of(Method::PUT, "/a/c/b?comp=page", &[]), Err("MissingRequiredHeader".into()));
         assert_eq!(
             of(Method::PUT, "/a/c/b?comp=what", &[]),
             Err("InvalidQueryParameterValue".into())
         );
-        assert_eq!(
-            of(Method::POST, "/a/c/b", &[]),
-            Err("UnsupportedHttpVerb".into())
-        );
+        assert_eq!(of(Method::POST, "/a/c/b", &[]), Err("UnsupportedHttpVerb".into()));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use super::error::{self, Failure};
 use super::record::Kind;
 use super::reply::Reply;
 use super::request::{Call, PAGE};
-use super::storage::{Storage, Version};
+use super::storage::Storage;
+use super::version::Version;
 use super::xml::Document;
 
 /// Ranges in one answer at most.
@@ -27,11 +28,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
     }
     let range = call.range()?;
     let paged = call.version >= PAGED;
-    let mut most = if paged {
-        call.max_results(MOST_RANGES)?
-    } else {
-        usize::MAX
-    };
+    let mut most = if paged { call.max_results(MOST_RANGES)? } else { usize::MAX };
     if short && paged {
         most = (most / 3).clamp(1, 7);
     }
@@ -56,9 +53,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
             return Err(failure.header("content-range", format!("bytes */{size}")));
         }
         Some(range) => {
-            let end = range
-                .last
-                .map_or(size, |last| (last + 1).next_multiple_of(PAGE).min(size));
+            let end = range.last.map_or(size, |last| (last + 1).next_multiple_of(PAGE).min(size));
             (range.first - range.first % PAGE, end)
         }
     };
@@ -70,10 +65,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
             if call.snapshot().is_some_and(|snapshot| snapshot < time) {
                 return Err(error::PREVIOUS_SNAPSHOT_NEWER.into());
             }
-            let found = state
-                .snapshots
-                .get(time)
-                .ok_or(error::PREVIOUS_SNAPSHOT_NOT_FOUND)?;
+            let found = state.snapshots.get(time).ok_or(error::PREVIOUS_SNAPSHOT_NOT_FOUND)?;
             if found.props.incarnation != version.props.incarnation {
                 return Err(error::BLOB_OVERWRITTEN.into());
             }
@@ -100,17 +92,8 @@ fn runs<'a>(
     end: u64,
 ) -> Box<dyn Iterator<Item = Run> + 'a> {
     match previous {
-        None => Box::new(
-            version
-                .pages
-                .data(start, end)
-                .map(|(start, end)| (start, end, true)),
-        ),
-        Some(old) => Box::new(
-            version
-                .pages
-                .changed_since(old.props.generation, start, end),
-        ),
+        None => Box::new(version.pages.data(start, end).map(|(start, end)| (start, end, true))),
+        Some(old) => Box::new(version.pages.changed_since(old.props.generation, start, end)),
     }
 }
 
@@ -118,11 +101,7 @@ fn split((start, end, data): Run, longest: u64) -> impl Iterator<Item = Run> {
     let mut at = start;
     std::iter::from_fn(move || {
         let first = at;
-        at = if longest == u64::MAX {
-            end
-        } else {
-            end.min((at / longest + 1) * longest)
-        };
+        at = if longest == u64::MAX { end } else { end.min((at / longest + 1) * longest) };
         (first < end).then_some((first, at, data))
     })
 }

@@ -12,14 +12,15 @@ use super::hash;
 use super::record::Kind;
 use super::reply::Reply;
 use super::request::{Call, Range};
-use super::storage::{Storage, Version};
+use super::storage::Storage;
+use super::version::Version;
 
 /// The range that a page write is about, both ends given. `(start, end)` with `end` exclusive.
 pub(super) fn target_range(call: &Call) -> Result<(u64, u64), Failure> {
-    let range = call
-        .range()?
-        .ok_or_else(|| error::missing_header("x-ms-range"))?;
-    range.pages("x-ms-range").map_err(as_page_range)
+    let range = call.range().map_err(as_page_range)?;
+    range
+        .ok_or_else(|| error::missing_header("x-ms-range"))?
+        .pages("x-ms-range")
 }
 
 /// A reversed range is an invalid page range here.

@@ -57,14 +57,8 @@ impl Change {
         let generation = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         let page = match bytes[0] {
             b'-' => None,
-            b'd' => Some(Page {
-                generation,
-                data: true,
-            }),
-            b'c' => Some(Page {
-                generation,
-                data: false,
-            }),
+            b'd' => Some(Page { generation, data: true }),
+            b'c' => Some(Page { generation, data: false }),
             _ => return None,
         };
         let (start, end) = (number(8), number(16));
@@ -80,27 +74,16 @@ impl PageMap {
 
     /// The changes that make this map out of an empty one.
     pub(super) fn changes(&self) -> impl Iterator<Item = Change> {
-        self.runs.iter().map(|(&start, &(end, page))| Change {
-            start,
-            end,
-            page: Some(page),
-        })
+        self.runs.iter().map(|(&start, &(end, page))| Change { start, end, page: Some(page) })
     }
 
     /// Pages were written. Returns what to log, nothing if the map already says so.
     pub(super) fn write(&mut self, start: u64, end: u64, generation: u32) -> Option<Change> {
-        let page = Page {
-            generation,
-            data: true,
-        };
+        let page = Page { generation, data: true };
         if self.covers(start, end, page) {
             return None;
         }
-        let change = Change {
-            start,
-            end,
-            page: Some(page),
-        };
+        let change = Change { start, end, page: Some(page) };
         self.apply(change);
         Some(change)
     }
@@ -109,10 +92,7 @@ impl PageMap {
     /// what had been written is gone. Returns what to log.
     pub(super) fn clear(&mut self, start: u64, end: u64, generation: u32) -> Vec<Change> {
         let written: Vec<_> = self.within(start, end).filter(|run| run.2.data).collect();
-        let page = (generation > 0).then_some(Page {
-            generation,
-            data: false,
-        });
+        let page = (generation > 0).then_some(Page { generation, data: false });
         let mut changes = Vec::with_capacity(written.len());
         for (start, end, _) in written {
             let change = Change { start, end, page };
@@ -124,11 +104,7 @@ impl PageMap {
 
     /// Makes a change without asking whether it is one.
     pub(super) fn apply(&mut self, change: Change) {
-        let Change {
-            mut start,
-            mut end,
-            page,
-        } = change;
+        let Change { mut start, mut end, page } = change;
         if start >= end {
             return;
         }
@@ -173,10 +149,8 @@ impl PageMap {
         start: u64,
         end: u64,
     ) -> impl Iterator<Item = (u64, u64, bool)> {
-        let mut runs = self
-            .within(start, end)
-            .filter(move |run| run.2.generation > generation)
-            .peekable();
+        let mut runs =
+            self.within(start, end).filter(move |run| run.2.generation > generation).peekable();
         std::iter::from_fn(move || {
             let (start, mut end, page) = runs.next()?;
             while let Some(next) = runs.next_if(|next| next.0 == end && next.2.data == page.data) {
@@ -243,10 +217,7 @@ mod tests {
         map.write(0, 8192, 0);
         map.clear(4096, 5120, 1);
         map.clear(4096, 16384, 1);
-        assert_eq!(
-            map.changed_since(0, 0, 16384).collect::<Vec<_>>(),
-            [(4096, 8192, false)]
-        );
+        assert_eq!(map.changed_since(0, 0, 16384).collect::<Vec<_>>(), [(4096, 8192, false)]);
         map.write(4096, 4608, 1);
         assert_eq!(
             map.changed_since(0, 0, 16384).collect::<Vec<_>>(),
@@ -260,20 +231,10 @@ mod tests {
     fn changes_survive_their_encoding() {
         for page in [
             None,
-            Some(Page {
-                generation: 7,
-                data: true,
-            }),
-            Some(Page {
-                generation: 0,
-                data: false,
-            }),
+            Some(Page { generation: 7, data: true }),
+            Some(Page { generation: 0, data: false }),
         ] {
-            let change = Change {
-                start: 512,
-                end: u64::MAX,
-                page,
-            };
+            let change = Change { start: 512, end: u64::MAX, page };
             assert_eq!(Change::decode(&change.encode()), Some(change));
         }
         assert_eq!(Change::decode(&[0; Change::ENCODED]), None);

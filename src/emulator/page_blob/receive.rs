@@ -41,14 +41,12 @@ enum Expected {
 fn expected(call: &Call) -> Expected {
     match call.op {
         Operation::PutPage | Operation::AppendBlock | Operation::PutBlockList => Expected::Memory,
-        Operation::PutBlob => match call
-            .headers
-            .get("x-ms-blob-type")
-            .map(|kind| kind.as_bytes())
-        {
-            Some(b"BlockBlob") => Expected::Staged,
-            _ => Expected::Empty,
-        },
+        Operation::PutBlob => {
+            match call.headers.get("x-ms-blob-type").map(|kind| kind.as_bytes()) {
+                Some(b"BlockBlob") => Expected::Staged,
+                _ => Expected::Empty,
+            }
+        }
         Operation::PutBlock => Expected::Staged,
         Operation::ClearPages | Operation::PutPageFromUrl => Expected::Empty,
         _ => Expected::Ignored,
@@ -59,9 +57,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let Some(text) = header(headers, "content-length")? else {
         return Ok(None);
     };
-    text.parse()
-        .map(Some)
-        .map_err(|_| error::invalid_header("content-length", text))
+    text.parse().map(Some).map_err(|_| error::invalid_header("content-length", text))
 }
 
 /// Refuses a request whose headers announce a body that cannot be.

@@ -88,10 +88,7 @@ pub(super) struct Properties {
 
 impl Properties {
     pub(super) fn current(&self) -> Current<'_> {
-        Current {
-            etag: &self.etag,
-            modified_ms: self.modified_ms,
-        }
+        Current { etag: &self.etag, modified_ms: self.modified_ms }
     }
 }
 

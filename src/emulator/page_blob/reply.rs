@@ -87,8 +87,7 @@ impl Reply {
 
     /// ETag and Last-Modified.
     pub(super) fn stamps(self, etag: &str, modified_ms: i64) -> Self {
-        self.header("etag", format!("\"{etag}\""))
-            .header("last-modified", http_date(modified_ms))
+        self.header("etag", format!("\"{etag}\"")).header("last-modified", http_date(modified_ms))
     }
 
     /// ETag, Last-Modified and, for a page blob, the sequence number.
@@ -153,10 +152,7 @@ pub(super) enum Break {
 
 impl Outgoing {
     pub(super) fn new(content: Content) -> Self {
-        Self {
-            content,
-            breaks: None,
-        }
+        Self { content, breaks: None }
     }
 
     fn next(&mut self) -> Option<std::io::Result<Bytes>> {
@@ -171,12 +167,7 @@ impl Outgoing {
                 }
             }
             Content::File { len: 0, .. } => None,
-            Content::File {
-                file,
-                offset,
-                len,
-                pool,
-            } => {
+            Content::File { file, offset, len, pool } => {
                 let count = usize::try_from(*len).unwrap_or(CHUNK).min(CHUNK);
                 let mut buffer = pool.take(count);
                 if let Err(error) = read_or_zeros(file, buffer.as_mut(), *offset) {
@@ -212,9 +203,7 @@ impl Body for Outgoing {
         };
         let mut bytes = next?;
         if let Some((left, _)) = &mut this.breaks {
-            let count = usize::try_from(*left)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
+            let count = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
             bytes.truncate(count);
             *left -= count as u64;
         }

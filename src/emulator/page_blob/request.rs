@@ -96,10 +96,7 @@ impl Query {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs
-            .iter()
-            .find(|pair| pair.0 == name)
-            .map(|pair| pair.1.as_str())
+        self.pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.as_str())
     }
 
     /// As [`Query::get`], where an empty value means none.
@@ -124,10 +121,7 @@ impl Target {
     /// `/{account}[/{container}[/{blob}]]`, still encoded.
     pub(super) fn parse(raw: &str, query: &Query) -> Result<Self, Failure> {
         let mut parts = raw.trim_start_matches('/').splitn(3, '/').map(decode);
-        let account = parts
-            .next()
-            .filter(|name| !name.is_empty())
-            .ok_or(error::INVALID_URI)?;
+        let account = parts.next().filter(|name| !name.is_empty()).ok_or(error::INVALID_URI)?;
         let container = parts.next().filter(|name| !name.is_empty());
         let blob = parts.next().filter(|name| !name.is_empty());
         // One name below the account without `restype` is a blob in the root container.
@@ -135,17 +129,9 @@ impl Target {
             (Some(name), None)
                 if !matches!(query.get("restype"), Some("container" | "account")) =>
             {
-                Ok(Self {
-                    account,
-                    container: Some("$root".to_owned()),
-                    blob: Some(name),
-                })
+                Ok(Self { account, container: Some("$root".to_owned()), blob: Some(name) })
             }
-            (container, blob) => Ok(Self {
-                account,
-                container,
-                blob,
-            }),
+            (container, blob) => Ok(Self { account, container, blob }),
         }
     }
 }
@@ -214,9 +200,7 @@ impl Call {
         let Some(text) = self.header(name)? else {
             return Ok(None);
         };
-        text.parse()
-            .map(Some)
-            .map_err(|_| invalid_header(name, text))
+        text.parse().map(Some).map_err(|_| invalid_header(name, text))
     }
 
     /// A header that is `true`, `false` or absent.
@@ -273,10 +257,7 @@ pub(super) fn header<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
 ) -> Result<Option<&'a str>, Failure> {
-    headers
-        .get(name)
-        .map(|value| value.to_str().map_err(|_| invalid_header(name, "")))
-        .transpose()
+    headers.get(name).map(|value| value.to_str().map_err(|_| invalid_header(name, ""))).transpose()
 }
 
 /// A header that must be a GUID where it is given.
@@ -318,18 +299,10 @@ impl Range {
             .ok_or_else(bad)?;
         let number = |digits: &str| {
             let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            if plain {
-                digits.parse::<u64>().map_err(|_| bad())
-            } else {
-                Err(bad())
-            }
+            if plain { digits.parse::<u64>().map_err(|_| bad()) } else { Err(bad()) }
         };
         let first = number(first)?;
-        let last = if last.is_empty() {
-            None
-        } else {
-            Some(number(last)?)
-        };
+        let last = if last.is_empty() { None } else { Some(number(last)?) };
         if last.is_some_and(|last| last < first || last == u64::MAX) {
             return Err(error::INVALID_RANGE.into());
         }
@@ -361,15 +334,11 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Fai
             return Err(error::EMPTY_METADATA_KEY.into());
         }
         let mut characters = name.bytes();
-        let first = characters
-            .next()
-            .is_some_and(|c| c.is_ascii_alphabetic() || c == b'_');
+        let first = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_');
         if !first || !characters.all(|c| c.is_ascii_alphanumeric() || c == b'_') {
             return Err(error::INVALID_METADATA.into());
         }
-        let value = value
-            .to_str()
-            .map_err(|_| Failure::from(error::INVALID_METADATA))?;
+        let value = value.to_str().map_err(|_| Failure::from(error::INVALID_METADATA))?;
         size += name.len() + value.len();
         found.push((name.to_owned(), value.to_owned()));
     }
@@ -401,10 +370,7 @@ impl Encryption {
         let given = [header(headers, SHA)?, header(headers, ALGORITHM)?];
         let Some(key) = key else {
             return match given {
-                [None, None] => Ok(Self {
-                    key_sha256: None,
-                    scope,
-                }),
+                [None, None] => Ok(Self { key_sha256: None, scope }),
                 _ => Err(missing_header(KEY)),
             };
         };
@@ -422,10 +388,7 @@ impl Encryption {
         if STANDARD.encode(sha2::Sha256::digest(&bytes)) != sha {
             return Err(invalid_header(SHA, sha));
         }
-        Ok(Self {
-            key_sha256: Some(sha.to_owned()),
-            scope: None,
-        })
+        Ok(Self { key_sha256: Some(sha.to_owned()), scope: None })
     }
 }
 
@@ -474,20 +437,14 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
     #[test]
     fn paths_name_accounts_containers_and_blobs() {
         let parse = |path: &str, query: &str| Target::parse(path, &Query::parse(query)).unwrap();
         let full = parse("/acc/con/a%20b/c%2Fd", "");
-        assert_eq!(
-            (full.account.as_str(), full.container.as_deref()),
-            ("acc", Some("con"))
-        );
+        assert_eq!((full.account.as_str(), full.container.as_deref()), ("acc", Some("con")));
         assert_eq!(full.blob.as_deref(), Some("a b/c/d"));
         assert_eq!(parse("/acc/con", "restype=container").blob, None);
         assert_eq!(parse("/acc/con/", "restype=container").blob, None);
@@ -499,37 +456,14 @@ mod tests {
     #[test]
     fn ranges_are_single_and_ordered() {
         let parse = |text| Range::parse("x-ms-range", text).map_err(|failure| failure.code);
-        assert_eq!(
-            parse("bytes=0-511"),
-            Ok(Range {
-                first: 0,
-                last: Some(511)
-            })
-        );
-        assert_eq!(
-            parse("bytes=512-"),
-            Ok(Range {
-                first: 512,
-                last: None
-            })
-        );
-        for bad in [
-            "bytes=-512",
-            "bytes=abc",
-            "bytes=0-1,2-3",
-            "0-511",
-            "bytes=+1-2",
-            "bytes= 0-1",
-        ] {
+        assert_eq!(parse("bytes=0-511"), Ok(Range { first: 0, last: Some(511) }));
+        assert_eq!(parse("bytes=512-"), Ok(Range { first: 512, last: None }));
+        for bad in ["bytes=-512", "bytes=abc", "bytes=0-1,2-3", "0-511", "bytes=+1-2", "bytes= 0-1"]
+        {
             assert_eq!(parse(bad).unwrap_err(), "InvalidHeaderValue", "{bad}");
         }
         assert_eq!(parse("bytes=512-0").unwrap_err(), "InvalidRange");
-        let pages = |text| {
-            parse(text)
-                .unwrap()
-                .pages("x-ms-range")
-                .map_err(|failure| failure.code)
-        };
+        let pages = |text| parse(text).unwrap().pages("x-ms-range").map_err(|failure| failure.code);
         assert_eq!(pages("bytes=0-511"), Ok((0, 512)));
         assert_eq!(pages("bytes=1-511").unwrap_err(), "InvalidPageRange");
         assert_eq!(pages("bytes=0-99").unwrap_err(), "InvalidPageRange");
@@ -539,31 +473,14 @@ mod tests {
     #[test]
     fn metadata_names_and_size_are_checked() {
         let code = |pairs: &[(&'static str, &str)]| {
-            metadata(&headers(pairs))
-                .map(|found| found.len())
-                .map_err(|failure| failure.code)
+            metadata(&headers(pairs)).map(|found| found.len()).map_err(|failure| failure.code)
         };
-        assert_eq!(
-            code(&[("x-ms-meta-a1", "x"), ("x-ms-meta-_b", ""), ("host", "h")]),
-            Ok(2)
-        );
-        assert_eq!(
-            code(&[("x-ms-meta-a-b", "x")]).unwrap_err(),
-            "InvalidMetadata"
-        );
-        assert_eq!(
-            code(&[("x-ms-meta-1a", "x")]).unwrap_err(),
-            "InvalidMetadata"
-        );
-        assert_eq!(
-            code(&[("x-ms-meta-", "x")]).unwrap_err(),
-            "EmptyMetadataKey"
-        );
+        assert_eq!(code(&[("x-ms-meta-a1", "x"), ("x-ms-meta-_b", ""), ("host", "h")]), Ok(2));
+        assert_eq!(code(&[("x-ms-meta-a-b", "x")]).unwrap_err(), "InvalidMetadata");
+        assert_eq!(code(&[("x-ms-meta-1a", "x")]).unwrap_err(), "InvalidMetadata");
+        assert_eq!(code(&[("x-ms-meta-", "x")]).unwrap_err(), "EmptyMetadataKey");
         assert_eq!(code(&[("x-ms-meta-a", &"x".repeat(8191))]), Ok(1));
-        assert_eq!(
-            code(&[("x-ms-meta-a", &"x".repeat(8192))]).unwrap_err(),
-            "MetadataTooLarge"
-        );
+        assert_eq!(code(&[("x-ms-meta-a", &"x".repeat(8192))]).unwrap_err(), "MetadataTooLarge");
     }
 
     #[test]
@@ -576,13 +493,7 @@ mod tests {
         }
         assert!(check_blob_name("a/b c/ü").is_ok());
         assert!(check_blob_name(&"ü".repeat(1024)).is_ok());
-        for bad in [
-            "",
-            "a\u{7}",
-            "a\u{85}b",
-            &"a".repeat(1025),
-            &"a/".repeat(254),
-        ] {
+        for bad in ["", "a\u{7}", "a\u{85}b", &"a".repeat(1025), &"a/".repeat(254)] {
             assert!(check_blob_name(bad).is_err(), "{bad:?}");
         }
     }
@@ -601,16 +512,10 @@ mod tests {
         let check = |pairs: &[(&'static str, &str)], query: &str| {
             version(&headers(pairs), &Query::parse(query)).map_err(|failure| failure.code)
         };
-        assert_eq!(
-            check(&[("x-ms-version", "2021-12-02")], ""),
-            Ok(("2021-12-02", true))
-        );
+        assert_eq!(check(&[("x-ms-version", "2021-12-02")], ""), Ok(("2021-12-02", true)));
         assert_eq!(check(&[], "sv=2020-12-06"), Ok(("2020-12-06", true)));
         assert_eq!(check(&[], ""), Ok((VERSION_OF_ANONYMOUS, false)));
-        assert_eq!(
-            check(&[("x-ms-version", "2021-12-03")], "").unwrap_err(),
-            "InvalidHeaderValue"
-        );
+        assert_eq!(check(&[("x-ms-version", "2021-12-03")], "").unwrap_err(), "InvalidHeaderValue");
     }
 
     #[test]
@@ -624,10 +529,7 @@ mod tests {
                 ("x-ms-encryption-algorithm", algorithm),
             ]))
         };
-        assert_eq!(
-            parse(sha, "AES256").unwrap().key_sha256.as_deref(),
-            Some(sha)
-        );
+        assert_eq!(parse(sha, "AES256").unwrap().key_sha256.as_deref(), Some(sha));
         assert!(parse(key, "AES256").is_err());
         assert!(parse(sha, "AES128").is_err());
         assert!(Encryption::parse(&headers(&[("x-ms-encryption-algorithm", "AES256")])).is_err());

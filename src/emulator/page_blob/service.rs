@@ -122,10 +122,7 @@ impl Service {
             receive::discard(&parts.headers, body).await;
             return Ok(self.respond(&echo, Err(error::SERVER_BUSY.into()), None));
         };
-        echo.version = parts
-            .headers
-            .contains_key("x-ms-version")
-            .then_some(call.version);
+        echo.version = parts.headers.contains_key("x-ms-version").then_some(call.version);
 
         match receive::body(&self.storage, &mut call, body).await? {
             Ok(()) => {}
@@ -211,12 +208,7 @@ impl Service {
         fault: &Action,
     ) -> Result<Option<Result<Reply, Failure>>, NoAnswer> {
         match fault {
-            Action::Status {
-                status,
-                code,
-                apply,
-                retry_after,
-            } => {
+            Action::Status { status, code, apply, retry_after } => {
                 if *apply {
                     // What it says does not matter: the caller will not hear it.
                     drop(self.apply(take(call)).await);
@@ -263,7 +255,10 @@ impl Service {
     /// Keeps a request, and applies it when its time has come.
     fn hold(self: &Arc<Self>, call: Call, after: Option<Duration>) {
         let (wake, woken) = oneshot::channel();
-        self.held.lock().push(wake);
+        let mut held = self.held.lock();
+        held.retain(|wake| !wake.is_closed());
+        held.push(wake);
+        drop(held);
         let service = Arc::clone(self);
         let mut stop = self.stop.clone();
         tokio::spawn(async move {
@@ -323,10 +318,7 @@ impl Service {
                 _ => None,
             };
         }
-        reply.set(
-            "server",
-            concat!("Windows-Azure-Blob/1.0 blobdir/", env!("CARGO_PKG_VERSION")),
-        );
+        reply.set("server", concat!("Windows-Azure-Blob/1.0 blobdir/", env!("CARGO_PKG_VERSION")));
         reply.set("x-ms-request-id", &echo.request_id);
         if let Some(version) = echo.version {
             reply.set("x-ms-version", version);
@@ -353,22 +345,12 @@ impl Echo {
     fn of(parts: &Parts) -> Self {
         let visible = |value: &&HeaderValue| {
             value.len() <= LONGEST_CLIENT_ID
-                && value
-                    .as_bytes()
-                    .iter()
-                    .all(|byte| (0x20..0x7F).contains(byte))
+                && value.as_bytes().iter().all(|byte| (0x20..0x7F).contains(byte))
         };
-        let version = parts
-            .headers
-            .get("x-ms-version")
-            .and_then(|value| value.to_str().ok());
+        let version = parts.headers.get("x-ms-version").and_then(|value| value.to_str().ok());
         Self {
             request_id: new_guid(),
-            client_id: parts
-                .headers
-                .get("x-ms-client-request-id")
-                .filter(visible)
-                .cloned(),
+            client_id: parts.headers.get("x-ms-client-request-id").filter(visible).cloned(),
             version: version.and_then(request::known_version),
             head: parts.method == Method::HEAD,
         }
@@ -400,10 +382,7 @@ pub(super) fn new_guid() -> String {
             log::warn!(target: "emulator", "no randomness: identifiers repeat after a restart");
         }
         let (high, low) = bytes.split_at(8);
-        [high, low].map(|half| {
-            half.iter()
-                .fold(0, |number, byte| number << 8 | u64::from(*byte))
-        })
+        [high, low].map(|half| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     });
     let serial = NEXT.fetch_add(1, Ordering::Relaxed);
     let (high, low) = (base[0], base[1].wrapping_add(serial));
@@ -436,9 +415,8 @@ mod tests {
     fn guids_differ_and_have_their_form() {
         let (a, b) = (new_guid(), new_guid());
         assert_ne!(a, b);
-        let headers: HeaderMap = [("x-ms-lease-id".parse().unwrap(), a.parse().unwrap())]
-            .into_iter()
-            .collect();
+        let headers: HeaderMap =
+            [("x-ms-lease-id".parse().unwrap(), a.parse().unwrap())].into_iter().collect();
         assert!(request::guid(&headers, "x-ms-lease-id").is_ok());
     }
 }

@@ -65,11 +65,7 @@ pub(super) fn reply(reply: &mut Reply, fault: &Action) {
         }
         Action::WrongContentRange { shift } => {
             let shifted = reply.headers.get("content-range").and_then(|value| {
-                let (range, size) = value
-                    .to_str()
-                    .ok()?
-                    .strip_prefix("bytes ")?
-                    .split_once('/')?;
+                let (range, size) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
                 let (first, last) = range.split_once('-')?;
                 let add = |text: &str| text.parse::<u64>().ok().map(|number| number + shift);
                 HeaderValue::from_str(&format!("bytes {}-{}/{size}", add(first)?, add(last)?)).ok()
@@ -90,32 +86,18 @@ mod tests {
         let mut answer = Reply::new(206).header("content-range", "bytes 0-3/512");
         answer.content = Content::Bytes(Bytes::from_static(b"abcd"));
         reply(&mut answer, fault);
-        let Content::Bytes(body) = answer.content else {
-            panic!("the body is gone")
-        };
-        (
-            answer.headers["content-range"].to_str().unwrap().to_owned(),
-            body.to_vec(),
-        )
+        let Content::Bytes(body) = answer.content else { panic!("the body is gone") };
+        (answer.headers["content-range"].to_str().unwrap().to_owned(), body.to_vec())
     }
 
     #[test]
     fn answers_go_wrong_as_asked() {
         let range = "bytes 0-3/512".to_owned();
-        assert_eq!(
-            spoiled(&Action::ShortBody { bytes: 1 }),
-            (range.clone(), b"abc".to_vec())
-        );
-        assert_eq!(
-            spoiled(&Action::LongBody { bytes: 1 }),
-            (range.clone(), b"abcd\0".to_vec())
-        );
+        assert_eq!(spoiled(&Action::ShortBody { bytes: 1 }), (range.clone(), b"abc".to_vec()));
+        assert_eq!(spoiled(&Action::LongBody { bytes: 1 }), (range.clone(), b"abcd\0".to_vec()));
         assert_eq!(spoiled(&Action::Corrupt), (range, b"abbd".to_vec()));
         let (range, body) = spoiled(&Action::WrongContentRange { shift: 512 });
-        assert_eq!(
-            (range.as_str(), body),
-            ("bytes 512-515/512", b"abcd".to_vec())
-        );
+        assert_eq!((range.as_str(), body), ("bytes 512-515/512", b"abcd".to_vec()));
     }
 
     #[test]
@@ -123,10 +105,7 @@ mod tests {
         assert_eq!(failure(503, None).code, "ServerBusy");
         assert_eq!(failure(502, None).status, StatusCode::BAD_GATEWAY);
         let odd = failure(412, Some("SequenceNumberConditionNotMet"));
-        assert_eq!(
-            (odd.status.as_u16(), &*odd.code),
-            (412, "SequenceNumberConditionNotMet")
-        );
+        assert_eq!((odd.status.as_u16(), &*odd.code), (412, "SequenceNumberConditionNotMet"));
         assert_eq!(failure(403, Some("Made Up")).code, "Made Up");
     }
 }

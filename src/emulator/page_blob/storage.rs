@@ -29,24 +29,9 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::Pool;
 use super::clock::Clock;
-use super::data_file::{DataFile, OpenFiles, Staged};
-use super::ranges::{Change, PageMap};
+use super::data_file::{OpenFiles, Staged};
 use super::record::{self, ContainerInfo, Properties};
-
-/// Log entries that a page log may hold beyond what its map needs before it is written anew.
-const LOG_SLACK: u64 = 1 << 16;
-
-/// One blob's content with its properties: the blob itself, or one snapshot.
-#[derive(Debug)]
-pub(super) struct Version {
-    pub(super) props: Properties,
-    pub(super) data: Arc<DataFile>,
-    pub(super) pages: PageMap,
-    log: Arc<DataFile>,
-    log_len: u64,
-    /// The sidecar is behind in ETag and time.
-    stale: bool,
-}
+use super::version::Version;
 
 /// One block that waits for its list.
 #[derive(Debug)]
@@ -219,20 +204,7 @@ impl Storage {
     }
 
     fn version(&self, dir: &Path, props: Properties) -> Version {
-        let file = |extension: &str| {
-            DataFile::new(
-                dir.join(format!("{}.{extension}", props.data)),
-                &self.open_files,
-            )
-        };
-        Version {
-            data: file("data"),
-            log: file("pages"),
-            pages: PageMap::default(),
-            log_len: 0,
-            stale: false,
-            props,
-        }
+        Version::new(dir, props, &self.open_files)
     }
 
     fn load_account(&self, dir: &Path) -> io::Result<Account> {
@@ -318,18 +290,8 @@ impl Storage {
                 .and_then(|data| data.modified())
                 .ok()
         };
-        let written = changed(version.data.path()).max(changed(version.log.path()));
-        let log = match std::fs::read(version.log.path()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        // A torn entry at the end belongs to a write that was never answered.
-        let (entries, _) = log.as_chunks::<{ Change::ENCODED }>();
-        for change in entries.iter().filter_map(Change::decode) {
-            version.pages.apply(change);
-        }
-        version.log_len = (entries.len() * Change::ENCODED) as u64;
+        let written = changed(version.data.path()).max(changed(version.log_path()));
+        version.replay_log()?;
         // A kill in the middle of a resize leaves bytes beyond the size that was written first.
         let size = version.props.size;
         if std::fs::metadata(version.data.path()).is_ok_and(|data| data.len() > size) {
@@ -432,91 +394,5 @@ impl Container {
 impl EntryState {
     fn is_empty(&self) -> bool {
         self.live.is_none() && self.snapshots.is_empty() && self.uncommitted.is_empty()
-    }
-}
-
-impl Version {
-    /// Records pages as written.
-    pub(super) fn mark_written(&mut self, start: u64, end: u64) -> io::Result<()> {
-        let change = self.pages.write(start, end, self.props.generation);
-        self.append(change.as_slice())
-    }
-
-    /// Clears pages, in the file and in the map.
-    pub(super) fn clear(&mut self, start: u64, end: u64) -> io::Result<()> {
-        self.data.punch(start, end)?;
-        let changes = self.pages.clear(start, end, self.props.generation);
-        self.append(&changes)
-    }
-
-    /// Takes a new size, once the sidecar has it.
-    pub(super) fn cut(&mut self, size: u64) -> io::Result<()> {
-        self.data.shrink(size)?;
-        self.forget_beyond(size)
-    }
-
-    fn forget_beyond(&mut self, size: u64) -> io::Result<()> {
-        let changes = self.pages.clear(size, u64::MAX, self.props.generation);
-        self.append(&changes)
-    }
-
-    /// Takes over content and page map of another version.
-    pub(super) fn copy_content(&mut self, source: &Self) -> io::Result<()> {
-        let size = source.props.size;
-        if source.props.kind == super::record::Kind::Page {
-            self.data
-                .copy_from(&source.data, source.pages.data(0, size))?;
-            self.pages = source.pages.clone();
-            self.rewrite_log()
-        } else {
-            self.data
-                .copy_from(&source.data, std::iter::once((0, size)))
-        }
-    }
-
-    /// As [`Version::copy_content`], for a blob of its own: what is known of changes stays behind.
-    pub(super) fn copy_pages(&mut self, source: &Self) -> io::Result<()> {
-        let size = source.props.size;
-        self.data
-            .copy_from(&source.data, source.pages.data(0, size))?;
-        for (start, end) in source.pages.data(0, size) {
-            self.pages.write(start, end, 0);
-        }
-        self.rewrite_log()
-    }
-
-    /// Takes the files of another version, which is not used any more.
-    pub(super) fn take_content(&mut self, other: &Self) -> io::Result<()> {
-        other.data.rename_to(&self.data)?;
-        self.pages = other.pages.clone();
-        other.log.remove();
-        self.rewrite_log()
-    }
-
-    /// Removes the files of a version that nothing leads to any more.
-    pub(super) fn remove_files(&self) {
-        self.data.remove();
-        self.log.remove();
-    }
-
-    fn append(&mut self, changes: &[Change]) -> io::Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let entry = Change::ENCODED as u64;
-        if self.log_len > entry * (4 * self.pages.len() as u64 + LOG_SLACK) {
-            return self.rewrite_log();
-        }
-        let bytes: Vec<u8> = changes.iter().flat_map(|change| change.encode()).collect();
-        self.log.write(&bytes, self.log_len)?;
-        self.log_len += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn rewrite_log(&mut self) -> io::Result<()> {
-        let bytes: Vec<u8> = self.pages.changes().flat_map(Change::encode).collect();
-        self.log.replace(&bytes)?;
-        self.log_len = bytes.len() as u64;
-        Ok(())
     }
 }

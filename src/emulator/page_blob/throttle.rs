@@ -25,10 +25,7 @@ pub struct Throttle {
 
 impl Throttle {
     /// What a standard page blob serves.
-    pub const STANDARD: Self = Self {
-        requests: 500.0,
-        bytes: 60.0 * 1024.0 * 1024.0,
-    };
+    pub const STANDARD: Self = Self { requests: 500.0, bytes: 60.0 * 1024.0 * 1024.0 };
 }
 
 /// What each blob has left.
@@ -57,10 +54,7 @@ impl Levels {
 
 impl Buckets {
     pub(super) fn new(limits: Throttle) -> Self {
-        Self {
-            limits,
-            blobs: Mutex::default(),
-        }
+        Self { limits, blobs: Mutex::default() }
     }
 
     /// Admits a request, or not.

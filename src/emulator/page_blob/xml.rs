@@ -23,10 +23,7 @@ impl Document {
     pub(super) fn new() -> Self {
         let mut text = String::with_capacity(4096);
         text.push_str(PROLOGUE);
-        Self {
-            text,
-            open: Vec::new(),
-        }
+        Self { text, open: Vec::new() }
     }
 
     /// Opens an element.
@@ -122,10 +119,7 @@ pub(super) fn error(failure: &Failure, request_id: &str, now_ms: i64) -> String 
     document
         .begin("Error")
         .element("Code", &failure.code)
-        .element(
-            "Message",
-            &format!("{}\nRequestId:{request_id}\nTime:{time}", failure.message),
-        );
+        .element("Message", &format!("{}\nRequestId:{request_id}\nTime:{time}", failure.message));
     for (name, value) in &failure.details {
         document.element(name, value);
     }
@@ -144,9 +138,7 @@ pub(super) struct ListedBlock {
 pub(super) fn block_list(bytes: &[u8]) -> Option<Vec<ListedBlock>> {
     use quick_xml::events::Event;
 
-    let text = std::str::from_utf8(bytes)
-        .ok()?
-        .trim_start_matches('\u{FEFF}');
+    let text = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{FEFF}');
     let mut reader = quick_xml::Reader::from_str(text);
     reader.config_mut().trim_text(true);
     let mut blocks = Vec::new();
@@ -163,10 +155,7 @@ pub(super) fn block_list(bytes: &[u8]) -> Option<Vec<ListedBlock>> {
             Event::Text(part) => id.push_str(&part),
             Event::End(_) => {
                 if let Some(list) = list.take() {
-                    blocks.push(ListedBlock {
-                        id: std::mem::take(&mut id),
-                        list,
-                    });
+                    blocks.push(ListedBlock { id: std::mem::take(&mut id), list });
                 }
             }
             Event::Eof => return Some(blocks),
@@ -201,18 +190,8 @@ mod tests {
         let body = b"\xEF\xBB\xBF<?xml version=\"1.0\"?><BlockList><Latest>QQ==</Latest>\
                      <Committed>Qg==</Committed><Uncommitted> QQ== </Uncommitted></BlockList>";
         let found = block_list(body).unwrap();
-        let found: Vec<_> = found
-            .iter()
-            .map(|b| (b.list.as_str(), b.id.as_str()))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                ("Latest", "QQ=="),
-                ("Committed", "Qg=="),
-                ("Uncommitted", "QQ==")
-            ]
-        );
+        let found: Vec<_> = found.iter().map(|b| (b.list.as_str(), b.id.as_str())).collect();
+        assert_eq!(found, [("Latest", "QQ=="), ("Committed", "Qg=="), ("Uncommitted", "QQ==")]);
         assert_eq!(block_list(b"<BlockList></BlockList>"), Some(vec![]));
         assert_eq!(block_list(b"<BlockList><a></b>"), None);
     }

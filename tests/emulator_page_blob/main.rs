@@ -1,0 +1,16 @@
+//! The page-blob emulator over the wire, judged by a client that shares no code with it.
+#![cfg(feature = "emulator")]
+// The exemption of tests does not reach what tests share.
+#![allow(clippy::unwrap_used)]
+
+mod authorization;
+mod blobs;
+mod client;
+mod conditions;
+mod copies;
+mod durability;
+mod faults;
+mod leases;
+mod limits;
+mod lists;
+mod pages;

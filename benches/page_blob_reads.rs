@@ -46,11 +46,7 @@ fn serve(stream: TcpStream) -> std::io::Result<()> {
         }
         let answer = if listing {
             let body = "<EnumerationResults><Blobs/></EnumerationResults>";
-            format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
-            .into_bytes()
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
         } else if method == "HEAD" {
             format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nETag: \"0x1\"\r\n\
@@ -130,9 +126,8 @@ async fn through_backend(blob: &dyn Blob) -> u64 {
 }
 
 async fn through_reqwest(client: &reqwest::Client, addr: SocketAddr) -> u64 {
-    let url: reqwest::Url = format!("http://{addr}/devstoreaccount1/bench/disk")
-        .parse()
-        .expect("a URL");
+    let url: reqwest::Url =
+        format!("http://{addr}/devstoreaccount1/bench/disk").parse().expect("a URL");
     let started = Instant::now();
     let mut done = 0;
     let mut bytes = 0;
@@ -153,31 +148,17 @@ async fn through_reqwest(client: &reqwest::Client, addr: SocketAddr) -> u64 {
 /// User and system time of this process.
 fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/self/stat").expect("/proc");
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11..13]
-        .iter()
-        .map(|n| n.parse::<u64>().expect("digits"))
-        .sum();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|n| n.parse::<u64>().expect("digits")).sum();
     Duration::from_millis(ticks * 10)
 }
 
 fn main() {
     let addr = start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let blob = runtime.block_on(open(addr));
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .tcp_nodelay(true)
-        .build()
-        .expect("a client");
+    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().expect("a client");
     let mut ratios = Vec::new();
     for _ in 0..5 {
         let before = cpu();

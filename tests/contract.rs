@@ -37,10 +37,7 @@ async fn connect(endpoint: &str) -> Arc<dyn Store> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
     // It has no writers that know of each other.
-    let gaps = [
-        "a writer knows its own versions",
-        "a writer notices another one",
-    ];
+    let gaps = ["a writer knows its own versions", "a writer notices another one"];
     let store = Arc::new(MemoryStore::new());
     contract::run(store, &RemotePath::new("contract").unwrap(), &gaps).await;
 }
@@ -48,12 +45,7 @@ async fn memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_blob_emulator() {
     for short_pages in [false, true] {
-        let server = start(Config {
-            short_pages,
-            ..Config::default()
-        })
-        .await
-        .unwrap();
+        let server = start(Config { short_pages, ..Config::default() }).await.unwrap();
         let store = connect(&server.account_url(WELL_KNOWN_ACCOUNT)).await;
         contract::run(store, &RemotePath::new("a b").unwrap(), &[]).await;
         server.shutdown().await;

@@ -43,18 +43,12 @@ impl Bench {
             .await
             .unwrap();
         let store = connect(&format!("{endpoint}/{CONTAINER}"), &[], &[]).await;
-        Bench {
-            server,
-            endpoint,
-            store: store.unwrap(),
-        }
+        Bench { server, endpoint, store: store.unwrap() }
     }
 
     fn inject(&self, operation: Operation, fault: Action, times: u64) {
         self.server.clear_faults();
-        self.server
-            .inject(Rule::new(operation, fault).times(times))
-            .unwrap();
+        self.server.inject(Rule::new(operation, fault).times(times)).unwrap();
     }
 
     /// The requests of each operation that `work` takes.
@@ -72,11 +66,7 @@ impl Bench {
     }
 
     async fn blob(&self, name: &str, bytes: &[u8]) -> Arc<dyn BlobMut> {
-        let blob = self
-            .store
-            .create(&path(name), Replace::Refused)
-            .await
-            .unwrap();
+        let blob = self.store.create(&path(name), Replace::Refused).await.unwrap();
         blob.set_len(bytes.len() as u64, false).await.unwrap();
         let mut padded = bytes.to_vec();
         padded.resize(blob.capacity() as usize, 0);
@@ -134,12 +124,7 @@ fn page() -> Vec<Bytes> {
 }
 
 fn status(status: u16, apply: bool) -> Action {
-    Action::Status {
-        status,
-        code: None,
-        apply,
-        retry_after: None,
-    }
+    Action::Status { status, code: None, apply, retry_after: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,10 +165,7 @@ async fn a_broken_read_goes_on_where_it_stopped() {
     let got = read_all(&*reader, 0..1 << 20).await.unwrap();
     assert_eq!(got, content);
     let sent = bench.server.bytes_out() - before;
-    assert!(
-        sent < (1 << 20) + 100_000,
-        "{sent} bytes were sent for 1 MiB"
-    );
+    assert!(sent < (1 << 20) + 100_000, "{sent} bytes were sent for 1 MiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,11 +173,7 @@ async fn answers_that_stay_wrong_are_corrupt() {
     let bench = Bench::start().await;
     bench.blob("f", &bytes(4096)).await;
     let reader = bench.reader("f").await;
-    bench.inject(
-        Operation::GetBlob,
-        Action::WrongContentRange { shift: 512 },
-        100,
-    );
+    bench.inject(Operation::GetBlob, Action::WrongContentRange { shift: 512 }, 100);
     let (got, cost) = bench.cost(read_all(&*reader, 0..2048)).await;
     assert_eq!(got.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(cost["GetBlob"], 3);
@@ -208,10 +186,7 @@ async fn a_version_that_changes_in_the_middle_is_stale() {
     let reader = bench.reader("f").await;
     bench.inject(Operation::GetBlob, Action::Truncate { bytes: 500_000 }, 1);
     // The rest is asked for after the blob has changed.
-    bench
-        .server
-        .inject(Rule::new(Operation::GetBlob, Action::Delay { ms: 300 }))
-        .unwrap();
+    bench.server.inject(Rule::new(Operation::GetBlob, Action::Delay { ms: 300 })).unwrap();
     let read = tokio::spawn(async move { read_all(&*reader, 0..1 << 20).await });
     tokio::time::sleep(Duration::from_millis(150)).await;
     writer.write_at(0, page()).await.unwrap();
@@ -248,10 +223,7 @@ async fn page_updates_are_sent_again_only_when_surely_not_applied() {
     assert_eq!(error.outcome(), Outcome::Unknown);
     bench.inject(Operation::PutPage, status(403, false), 1);
     let error = blob.write_at(0, page()).await.unwrap_err();
-    assert_eq!(
-        (error.outcome(), error.retry()),
-        (Outcome::NotApplied, Retry::Permanent)
-    );
+    assert_eq!((error.outcome(), error.retry()), (Outcome::NotApplied, Retry::Permanent));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,10 +254,8 @@ async fn changes_of_the_length_survive_lost_answers() {
 async fn a_late_duplicate_of_a_resize_does_no_harm() {
     let bench = Bench::start().await;
     let blob = bench.blob("f", &bytes(8192)).await;
-    let late = Action::ApplyLate {
-        ms: None,
-        answer: blobdir::emulator::page_blob::LateAnswer::Reset,
-    };
+    let late =
+        Action::ApplyLate { ms: None, answer: blobdir::emulator::page_blob::LateAnswer::Reset };
     bench.inject(Operation::SetBlobProperties, late, 1);
     blob.set_len(1024, false).await.unwrap();
     blob.set_len(8192, false).await.unwrap();
@@ -299,10 +269,7 @@ async fn a_late_duplicate_of_a_resize_does_no_harm() {
 async fn names_survive_lost_answers() {
     let bench = Bench::start().await;
     let store = &bench.store;
-    for (n, fault) in [status(500, true), Action::Reset { apply: true }]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, fault) in [status(500, true), Action::Reset { apply: true }].into_iter().enumerate() {
         let (a, b) = (path(&format!("a{n}")), path(&format!("b{n}")));
         bench.inject(Operation::PutBlob, fault.clone(), 1);
         // Nobody can tell whose it is, so the name counts as taken.
@@ -314,10 +281,7 @@ async fn names_survive_lost_answers() {
         bench.inject(Operation::CopyBlob, fault.clone(), 1);
         store.rename(&a, &b, Replace::Refused).await.unwrap();
         assert_eq!(store.stat(&b).await.unwrap().kind, Kind::File);
-        assert_eq!(
-            store.stat(&a).await.unwrap_err().kind(),
-            ErrorKind::NotFound
-        );
+        assert_eq!(store.stat(&a).await.unwrap_err().kind(), ErrorKind::NotFound);
 
         let version = store.stat(&b).await.unwrap().version;
         bench.inject(Operation::DeleteBlob, fault.clone(), 1);
@@ -325,10 +289,7 @@ async fn names_survive_lost_answers() {
         store.create(&a, Replace::Refused).await.unwrap();
         bench.inject(Operation::DeleteBlob, fault, 1);
         store.remove(&a, None).await.unwrap();
-        assert_eq!(
-            store.stat(&a).await.unwrap_err().kind(),
-            ErrorKind::NotFound
-        );
+        assert_eq!(store.stat(&a).await.unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
 
@@ -341,9 +302,7 @@ async fn what_calls_cost() {
         let (_, cost) = bench.cost(bench.store.stat(&path(name))).await;
         assert_eq!(cost, one("ListBlobs"), "stat {name}");
     }
-    let (_, cost) = bench
-        .cost(bench.store.open(&path("dir/f"), Access::Read))
-        .await;
+    let (_, cost) = bench.cost(bench.store.open(&path("dir/f"), Access::Read)).await;
     assert_eq!(cost, one("GetBlobProperties"));
     let (_, cost) = bench.cost(blob.set_len(1 << 20, false)).await;
     assert_eq!(cost, one("SetBlobProperties"), "whole pages need no mark");
@@ -366,14 +325,8 @@ async fn what_calls_cost() {
     assert_eq!(cost, settled, "after a burst the version is asked for");
     blob.write_at(0, page()).await.unwrap();
     let (_, cost) = bench.cost(blob.set_len(2 << 20, true)).await;
-    assert_eq!(
-        cost,
-        one("SetBlobMetadata"),
-        "after a single update it is known"
-    );
-    let (_, cost) = bench
-        .cost(bench.store.create(&path("new"), Replace::Allowed))
-        .await;
+    assert_eq!(cost, one("SetBlobMetadata"), "after a single update it is known");
+    let (_, cost) = bench.cost(bench.store.create(&path("new"), Replace::Allowed)).await;
     assert_eq!(cost, one("PutBlob"));
 }
 
@@ -385,10 +338,7 @@ async fn other_programs_are_noticed_and_respected() {
     let shown: BTreeMap<_, _> = stat.attributes.into_iter().collect();
     assert_eq!(shown["metadata.blobdirlength"], "700");
     assert_eq!(shown["size"], "1024");
-    assert_eq!(
-        shown["sequence_number"], "1",
-        "a blob that we create starts at one"
-    );
+    assert_eq!(shown["sequence_number"], "1", "a blob that we create starts at one");
     assert_eq!(shown["lease_state"], "available");
     assert_eq!(shown["blob_type"], "PageBlob");
 
@@ -413,16 +363,10 @@ async fn other_programs_are_noticed_and_respected() {
     assert_eq!(stat.len, 1000);
 
     // A lease of somebody else.
-    let lease = [
-        ("x-ms-lease-action", "acquire"),
-        ("x-ms-lease-duration", "60"),
-    ];
+    let lease = [("x-ms-lease-action", "acquire"), ("x-ms-lease-duration", "60")];
     assert_eq!(bench.put("f", "comp=lease", &lease, b"").await, 201);
     let error = blob.write_at(0, page()).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.outcome()),
-        (ErrorKind::Busy, Outcome::NotApplied)
-    );
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
     assert!(error.to_string().contains("lease"), "{error}");
 }
 
@@ -436,19 +380,12 @@ async fn blobs_of_other_types_are_read_only() {
     let reader = bench.reader("cat.jpg").await;
     assert_eq!(read_all(&*reader, 1..4).await.unwrap(), &b"eow"[..]);
     assert_eq!(reader.allocated(0..4).await.unwrap().len(), 1);
-    let error = bench
-        .store
-        .open(&path("cat.jpg"), Access::Update)
-        .await
-        .unwrap_err();
+    let error = bench.store.open(&path("cat.jpg"), Access::Update).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly);
     assert!(error.to_string().contains("block blob"), "{error}");
 
     // A marker as other tools make it, without a slash.
-    let marker = [
-        ("x-ms-blob-type", "BlockBlob"),
-        ("x-ms-meta-hdi_isfolder", "true"),
-    ];
+    let marker = [("x-ms-blob-type", "BlockBlob"), ("x-ms-meta-hdi_isfolder", "true")];
     assert_eq!(bench.put("theirs", "", &marker, b"").await, 201);
     let stat = bench.store.stat(&path("theirs")).await.unwrap();
     assert_eq!(stat.kind, Kind::Directory);
@@ -470,18 +407,13 @@ async fn sources_of_every_size() {
     bench.blob("vm/root.vhd", &bytes(700)).await;
     bench.blob("vm/root.vhd.old", &bytes(512)).await;
 
-    let account = connect(&format!("{}/", bench.endpoint), &[], &[])
-        .await
-        .unwrap();
+    let account = connect(&format!("{}/", bench.endpoint), &[], &[]).await.unwrap();
     let page = account.list(&RemotePath::root(), None).await.unwrap();
     let names: Vec<_> = page.entries.iter().map(|entry| &*entry.name).collect();
     assert_eq!(names, [CONTAINER]);
     let inner = format!("{CONTAINER}/vm/root.vhd");
     assert_eq!(account.stat(&path(&inner)).await.unwrap().len, 700);
-    assert_eq!(
-        account.stat(&path(CONTAINER)).await.unwrap().kind,
-        Kind::Directory
-    );
+    assert_eq!(account.stat(&path(CONTAINER)).await.unwrap().kind, Kind::Directory);
     for name in ["nosuch", ".Trash-0", "nosuch/x"] {
         let error = account.stat(&path(name)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
@@ -501,10 +433,7 @@ async fn sources_of_every_size() {
     let one = connect(&one, &[], &[]).await.unwrap();
     let page = one.list(&RemotePath::root(), None).await.unwrap();
     assert_eq!(page.entries.len(), 1);
-    assert_eq!(
-        (&*page.entries[0].name, page.entries[0].stat.len),
-        ("root.vhd", 700)
-    );
+    assert_eq!((&*page.entries[0].name, page.entries[0].stat.len), ("root.vhd", 700));
     assert_eq!(one.stat(&path("root.vhd")).await.unwrap().len, 700);
     let error = one.stat(&path("root.vhd.old")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -518,9 +447,7 @@ async fn refusal(
     env: &[(&str, &str)],
 ) -> (Error, Duration) {
     let started = Instant::now();
-    let error = connect(source, options, env)
-        .await
-        .expect_err("this cannot be mounted");
+    let error = connect(source, options, env).await.expect_err("this cannot be mounted");
     (error, started.elapsed())
 }
 
@@ -535,10 +462,7 @@ async fn a_mount_that_cannot_be_says_why_at_once() {
     let wrong = [("AZURE_STORAGE_KEY", "d3Jvbmc=")];
     let (error, _) = refusal(&source, &endpoint, &wrong).await;
     assert!(
-        matches!(
-            error.kind(),
-            ErrorKind::Unauthenticated | ErrorKind::PermissionDenied
-        ),
+        matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::PermissionDenied),
         "{error:?}"
     );
     let text = error.to_string();
@@ -558,28 +482,16 @@ async fn a_mount_that_cannot_be_says_why_at_once() {
     let (error, took) = refusal(&source, &closed, &key).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let text = error.to_string();
-    assert!(
-        text.contains("127.0.0.1:1") && text.contains("refused"),
-        "{text}"
-    );
+    assert!(text.contains("127.0.0.1:1") && text.contains("refused"), "{text}");
     assert!(took < Duration::from_secs(2), "{took:?}");
 
-    let unknown = [(
-        "endpoint",
-        "http://no-such-host.invalid:80/devstoreaccount1",
-    )];
+    let unknown = [("endpoint", "http://no-such-host.invalid:80/devstoreaccount1")];
     let (error, took) = refusal(&source, &unknown, &key).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(
-        error.to_string().contains("no-such-host.invalid"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
     assert!(took < Duration::from_secs(15), "{took:?}");
 
-    let sas = format!(
-        "{}/{CONTAINER}?sv=2021-12-02&sr=c&sp=rl&sig=c2VjcmV0",
-        bench.endpoint
-    );
+    let sas = format!("{}/{CONTAINER}?sv=2021-12-02&sr=c&sp=rl&sig=c2VjcmV0", bench.endpoint);
     let (error, _) = refusal(&sas, &[], &[]).await;
     let text = error.to_string();
     assert!(text.contains("shared access signature"), "{text}");

@@ -358,9 +358,8 @@ impl Names<'_> {
             let _ = write!(text, "; client request {id}");
         }
         let theirs = self.service.request_id_header().zip(headers);
-        if let Some(id) = theirs
-            .and_then(|(name, headers)| headers.get(name))
-            .and_then(|id| id.to_str().ok())
+        if let Some(id) =
+            theirs.and_then(|(name, headers)| headers.get(name)).and_then(|id| id.to_str().ok())
         {
             let _ = write!(text, "; request {id}");
         }

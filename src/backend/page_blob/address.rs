@@ -18,12 +18,8 @@ const X_MS_LEASE_ID: HeaderName = HeaderName::from_static("x-ms-lease-id");
 
 /// Everything but the unreserved characters of RFC 3986 is encoded: what signs the request and what
 /// sends it then agree on the path byte by byte.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'/');
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// The same within a query.
 pub(super) const QUERY: &AsciiSet = &PATH.add(b'/');
@@ -161,10 +157,7 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
             "the path is deeper than the {MOST_SEGMENTS} levels that the service takes"
         ));
     }
-    if name
-        .chars()
-        .any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}'))
-    {
+    if name.chars().any(|c| c.is_control() || matches!(c, '\u{FFFE}' | '\u{FFFF}')) {
         return Err("the service takes no control characters in names".to_owned());
     }
     // A URL cannot carry these: they would be resolved away.

@@ -114,13 +114,8 @@ impl Rest {
     }
 
     fn at(&self, op: &'static str, at: &Address, method: Method, effect: Effect) -> Request {
-        let mut request = Request::new(
-            op,
-            Arc::clone(at.target()),
-            method,
-            at.url().clone(),
-            effect,
-        );
+        let mut request =
+            Request::new(op, Arc::clone(at.target()), method, at.url().clone(), effect);
         request.attempts = self.attempts;
         if request.method == Method::PUT {
             // Sent even when it is 0, which the service demands.

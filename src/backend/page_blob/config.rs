@@ -96,9 +96,7 @@ impl Config {
         let known = if anonymous || request.source.contains("sig=") {
             None
         } else {
-            lookup(CONNECTION_STRING)
-                .map(|text| ConnectionString::parse(&text))
-                .transpose()?
+            lookup(CONNECTION_STRING).map(|text| ConnectionString::parse(&text)).transpose()?
         };
 
         let place = if let Some(rest) = request.source.strip_prefix("az://") {

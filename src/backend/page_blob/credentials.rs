@@ -43,9 +43,7 @@ pub(super) fn find_credential(
 ) -> Result<Credential> {
     if let Some(key) = lookup(KEY) {
         let Some(account) = account else {
-            return error(format!(
-                "{KEY} is given, but not for which account; set {ACCOUNT}"
-            ));
+            return error(format!("{KEY} is given, but not for which account; set {ACCOUNT}"));
         };
         if let Some(theirs) = lookup(ACCOUNT)
             && theirs != account
@@ -72,11 +70,7 @@ pub(super) fn find_credential(
 
 fn shared_key(account: &str, key: &str, what: &str) -> Result<Credential> {
     SharedKey::new(account, key).map_or_else(
-        || {
-            error(format!(
-                "{what} is not base64; copy the whole key, = signs included"
-            ))
-        },
+        || error(format!("{what} is not base64; copy the whole key, = signs included")),
         |key| Ok(Credential::SharedKey(key)),
     )
 }
@@ -96,11 +90,7 @@ impl ConnectionString {
     /// Reads one.
     pub(super) fn parse(text: &str) -> Result<ConnectionString> {
         let mut values = BTreeMap::new();
-        for pair in text
-            .split(';')
-            .map(str::trim)
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in text.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
             let Some((name, value)) = pair.split_once('=') else {
                 return error(format!(
                     "{CONNECTION_STRING} is damaged: between semicolons there must be Name=Value; \
@@ -167,10 +157,9 @@ impl ConnectionString {
     pub(super) fn endpoint(&self) -> Option<String> {
         match (&self.blob_endpoint, &self.account) {
             (Some(endpoint), _) => Some(endpoint.clone()),
-            (None, Some(account)) => Some(format!(
-                "{}://{account}.blob.{}",
-                self.protocol, self.suffix
-            )),
+            (None, Some(account)) => {
+                Some(format!("{}://{account}.blob.{}", self.protocol, self.suffix))
+            }
             (None, None) => None,
         }
     }
@@ -220,10 +209,7 @@ pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
         )));
     }
     let mut text = String::new();
-    file.by_ref()
-        .take(LONGEST_FILE)
-        .read_to_string(&mut text)
-        .map_err(|why| whats_wrong(&why))?;
+    file.by_ref().take(LONGEST_FILE).read_to_string(&mut text).map_err(|why| whats_wrong(&why))?;
     let mut values = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -232,10 +218,7 @@ pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
         }
         let pair = line.strip_prefix("export ").unwrap_or(line).split_once('=');
         let Some((name, value)) = pair else {
-            return Err(whats_wrong(&format!(
-                "line {} is not NAME=value",
-                number + 1
-            )));
+            return Err(whats_wrong(&format!("line {} is not NAME=value", number + 1)));
         };
         let (name, value) = (name.trim(), value.trim());
         if ![CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN].contains(&name) {

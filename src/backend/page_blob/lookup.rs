@@ -112,11 +112,7 @@ impl PageBlobStore {
         }
         match blob {
             Some(found) => Ok(self.stat_of(at.target(), found)),
-            None => Err(not_found(
-                "stat",
-                at.target(),
-                "there is no such blob or directory",
-            )),
+            None => Err(not_found("stat", at.target(), "there is no such blob or directory")),
         }
     }
 
@@ -177,20 +173,14 @@ impl PageBlobStore {
 
     pub(super) async fn list_containers(&self, cursor: Option<Cursor>) -> Result<ListPage> {
         let marker = cursor.map(|cursor| cursor.0);
-        let page = self
-            .rest
-            .list_containers(marker.as_deref(), LARGEST_PAGE)
-            .await?;
+        let page = self.rest.list_containers(marker.as_deref(), LARGEST_PAGE).await?;
         Ok(ListPage {
             entries: page
                 .containers
                 .into_iter()
                 .map(|(name, modified)| ListEntry {
                     name,
-                    stat: Stat {
-                        modified,
-                        ..Stat::directory()
-                    },
+                    stat: Stat { modified, ..Stat::directory() },
                 })
                 .collect(),
             next: page.next.map(|next| Cursor(next.into())),
@@ -207,12 +197,7 @@ impl PageBlobStore {
             None => (None, Fold::default()),
             Some(cursor) => {
                 let (marker, fold) = Fold::resume(cursor).ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Other,
-                        "List Blobs",
-                        prefix,
-                        "this cursor is not ours",
-                    )
+                    Error::new(ErrorKind::Other, "List Blobs", prefix, "this cursor is not ours")
                 })?;
                 (Some(marker), fold)
             }
@@ -284,10 +269,7 @@ impl PageBlobStore {
         match self.stat(&path).await {
             Ok(mut stat) => {
                 stat.attributes.clear();
-                page.entries.push(ListEntry {
-                    name: only.to_owned(),
-                    stat,
-                });
+                page.entries.push(ListEntry { name: only.to_owned(), stat });
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -301,6 +283,8 @@ fn brief(found: &Properties) -> Stat {
     Stat {
         kind: Kind::File,
         len: found.extent().shown(),
+        // Only page blobs have holes, and the service counts those on request only.
+        allocated: found.blob_type.read_only().map(|_| found.size),
         modified: found.modified,
         version: Some(Version(Arc::clone(&found.etag))),
         read_only: found.blob_type.read_only(),

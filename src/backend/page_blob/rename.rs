@@ -42,10 +42,7 @@ pub(super) async fn rename(
         Err(error) => return Err(error),
     };
     copy(&store.rest, &source, &version, &target, replaced).await?;
-    store
-        .rest
-        .delete(&source, &Condition::etag(&version.0))
-        .await
+    store.rest.delete(&source, &Condition::etag(&version.0)).await
 }
 
 fn taken(path: &RemotePath) -> Error {

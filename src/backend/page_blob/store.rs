@@ -358,10 +358,7 @@ impl Store for PageBlobStore {
         path: &'a RemotePath,
         version: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(
-            self.rest
-                .within("unlink", path, self.remove_blob(path, version)),
-        )
+        Box::pin(self.rest.within("unlink", path, self.remove_blob(path, version)))
     }
 
     fn rename<'a>(
@@ -370,10 +367,7 @@ impl Store for PageBlobStore {
         to: &'a RemotePath,
         replace: Replace,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(
-            self.rest
-                .within("rename", from, rename::rename(self, from, to, replace)),
-        )
+        Box::pin(self.rest.within("rename", from, rename::rename(self, from, to, replace)))
     }
 
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {

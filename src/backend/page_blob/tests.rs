@@ -44,9 +44,7 @@ fn parse(
 }
 
 fn complaint(source: &str, options: &[(&str, &str)], env: &[(&str, &str)]) -> String {
-    let error = parse(source, options, env)
-        .expect_err("this makes no sense")
-        .0;
+    let error = parse(source, options, env).expect_err("this makes no sense").0;
     assert!(!error.contains(KEY) && !error.contains("s3cr3t"), "{error}");
     assert!(!error.contains('\n'), "{error}");
     error
@@ -76,10 +74,7 @@ fn urls_of_the_service_and_of_emulators() {
     assert_eq!(config.endpoint, "https://acct.blob.core.windows.net");
     assert_eq!(config.container.as_deref(), Some("disks"));
     assert_eq!(config.path, "a b/c");
-    assert_eq!(
-        config.label,
-        "https://acct.blob.core.windows.net/disks/a b/c"
-    );
+    assert_eq!(config.label, "https://acct.blob.core.windows.net/disks/a b/c");
     assert!(matches!(&config.credential, Credential::Sas(sas) if &**sas == "sv=1&sig=s3cr3t%3D"));
     let shown = format!("{config:?}");
     assert!(!shown.contains("s3cr3t"), "{shown}");
@@ -90,11 +85,7 @@ fn urls_of_the_service_and_of_emulators() {
     assert_eq!(config.container.as_deref(), Some("disks"));
     assert!(matches!(config.credential, Credential::SharedKey(_)));
 
-    let config = parse(
-        "https://acct-secondary.blob.core.windows.net/disks",
-        &[],
-        WITH_KEY,
-    );
+    let config = parse("https://acct-secondary.blob.core.windows.net/disks", &[], WITH_KEY);
     assert_eq!(config.unwrap().account, "acct");
 }
 
@@ -121,11 +112,8 @@ fn connection_strings() {
 
     let other = complaint("az://other/disks", &[], &with(text));
     assert!(other.contains("other") && other.contains("acct"), "{other}");
-    for damaged in [
-        "nonsense",
-        "AccountKey=c2VjcmV0c2VjcmV0",
-        "BlobEndpoint=https://h/?sig=s3cr3t",
-    ] {
+    for damaged in ["nonsense", "AccountKey=c2VjcmV0c2VjcmV0", "BlobEndpoint=https://h/?sig=s3cr3t"]
+    {
         let why = complaint("az://acct/disks", &[], &with(damaged));
         assert!(why.contains("AZURE_STORAGE_CONNECTION_STRING"), "{why}");
     }
@@ -139,25 +127,15 @@ fn connection_strings() {
 fn options() {
     let endpoint = |url| parse("az://acct/disks", &[("endpoint", url)], WITH_KEY);
     for (url, wanted) in [
-        (
-            "https://acct.blob.core.chinacloudapi.cn/",
-            "https://acct.blob.core.chinacloudapi.cn",
-        ),
+        ("https://acct.blob.core.chinacloudapi.cn/", "https://acct.blob.core.chinacloudapi.cn"),
         ("http://127.0.0.1:10000", "http://127.0.0.1:10000/acct"),
         ("http://localhost:1/acct/", "http://localhost:1/acct"),
-        (
-            "https://storage.example.org/acct",
-            "https://storage.example.org/acct",
-        ),
+        ("https://storage.example.org/acct", "https://storage.example.org/acct"),
     ] {
         assert_eq!(endpoint(url).unwrap().endpoint, wanted);
     }
-    for bad in [
-        "acct.blob.core.windows.net",
-        "ftp://x",
-        "https://h/other",
-        "https://h/?sig=s3cr3t",
-    ] {
+    for bad in ["acct.blob.core.windows.net", "ftp://x", "https://h/other", "https://h/?sig=s3cr3t"]
+    {
         let why = complaint("az://acct/disks", &[("endpoint", bad)], WITH_KEY);
         assert!(why.contains("-o endpoint"), "{why}");
     }
@@ -182,14 +160,8 @@ fn what_makes_no_sense_is_named() {
         ("az://acct//x", "container"),
         ("az://acct/disks/a//b", "path"),
         ("az://acct/disks/../x", "path"),
-        (
-            "https://acct.blob.core.windows.net/disks?snapshot=1",
-            "sig=",
-        ),
-        (
-            "https://user:s3cr3t@acct.blob.core.windows.net/disks",
-            "user name",
-        ),
+        ("https://acct.blob.core.windows.net/disks?snapshot=1", "sig="),
+        ("https://user:s3cr3t@acct.blob.core.windows.net/disks", "user name"),
         ("http://127.0.0.1:10000", "ACCOUNT"),
         ("http://[bad/disks", "source"),
     ] {
@@ -197,27 +169,17 @@ fn what_makes_no_sense_is_named() {
         assert!(why.contains(word), "{source}: {why}");
     }
     let why = complaint("az://acct/disks", &[], &[]);
-    for name in [
-        "AZURE_STORAGE_CONNECTION_STRING",
-        "AZURE_STORAGE_KEY",
-        "credentials=",
-        "anonymous",
-    ] {
+    for name in
+        ["AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_KEY", "credentials=", "anonymous"]
+    {
         assert!(why.contains(name), "{why}");
     }
     let why = complaint("az://acct/disks", &[], &[("AZURE_STORAGE_KEY", "s3cr3t!")]);
     assert!(why.contains("base64"), "{why}");
-    let env = [
-        ("AZURE_STORAGE_KEY", KEY),
-        ("AZURE_STORAGE_ACCOUNT", "other"),
-    ];
+    let env = [("AZURE_STORAGE_KEY", KEY), ("AZURE_STORAGE_ACCOUNT", "other")];
     let why = complaint("az://acct/disks", &[], &env);
     assert!(why.contains("other") && why.contains("acct"), "{why}");
-    let why = complaint(
-        "az://acct/disks",
-        &[],
-        &[("AZURE_STORAGE_SAS_TOKEN", "s3cr3t")],
-    );
+    let why = complaint("az://acct/disks", &[], &[("AZURE_STORAGE_SAS_TOKEN", "s3cr3t")]);
     assert!(why.contains("AZURE_STORAGE_SAS_TOKEN"), "{why}");
 }
 
@@ -297,10 +259,7 @@ fn reads_listings() {
 #[test]
 fn a_listing_that_was_cut_off_is_none() {
     for end in (1..LISTING.len() - 1).filter(|end| LISTING.is_char_boundary(*end)) {
-        assert!(
-            wire::parse_blobs(&LISTING.as_bytes()[..end], true).is_err(),
-            "{end}"
-        );
+        assert!(wire::parse_blobs(&LISTING.as_bytes()[..end], true).is_err(), "{end}");
     }
 }
 

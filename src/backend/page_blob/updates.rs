@@ -122,9 +122,7 @@ impl UpdatableBlob {
             }
             Ok(())
         };
-        self.rest
-            .within("Set Blob Properties", self.at.target(), work)
-            .await
+        self.rest.within("Set Blob Properties", self.at.target(), work).await
     }
 
     /// Makes one step under the condition that nobody else has changed the blob. Sent again after an

@@ -8,50 +8,23 @@ use super::{Bench, Case, fill, pattern};
 use crate::store::{Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, read_all};
 
 pub(super) const CASES: &[Case] = &[
-    Case {
-        name: "reads give exactly their range",
-        run: |bench| Box::pin(reads(bench)),
-    },
-    Case {
-        name: "a reader sees one version or Stale",
-        run: |bench| Box::pin(pinned(bench)),
-    },
-    Case {
-        name: "a writer knows its own versions",
-        run: |bench| Box::pin(continues(bench)),
-    },
-    Case {
-        name: "updates land where they should",
-        run: |bench| Box::pin(writes(bench)),
-    },
-    Case {
-        name: "updates that cannot be are refused",
-        run: |bench| Box::pin(refused(bench)),
-    },
+    Case { name: "reads give exactly their range", run: |bench| Box::pin(reads(bench)) },
+    Case { name: "a reader sees one version or Stale", run: |bench| Box::pin(pinned(bench)) },
+    Case { name: "a writer knows its own versions", run: |bench| Box::pin(continues(bench)) },
+    Case { name: "updates land where they should", run: |bench| Box::pin(writes(bench)) },
+    Case { name: "updates that cannot be are refused", run: |bench| Box::pin(refused(bench)) },
     Case {
         name: "cleared ranges read as zeros and are holes",
         run: |bench| Box::pin(clears(bench)),
     },
-    Case {
-        name: "any length follows any length",
-        run: |bench| Box::pin(lengths(bench)),
-    },
-    Case {
-        name: "a reserve is not seen",
-        run: |bench| Box::pin(reserve(bench)),
-    },
+    Case { name: "any length follows any length", run: |bench| Box::pin(lengths(bench)) },
+    Case { name: "a reserve is not seen", run: |bench| Box::pin(reserve(bench)) },
     Case {
         name: "a reserve that was left behind is taken up",
         run: |bench| Box::pin(left_behind(bench)),
     },
-    Case {
-        name: "disjoint updates run side by side",
-        run: |bench| Box::pin(parallel(bench)),
-    },
-    Case {
-        name: "a writer notices another one",
-        run: |bench| Box::pin(two_writers(bench)),
-    },
+    Case { name: "disjoint updates run side by side", run: |bench| Box::pin(parallel(bench)) },
+    Case { name: "a writer notices another one", run: |bench| Box::pin(two_writers(bench)) },
 ];
 
 /// Checks reads of a blob that has this content, at and across every edge.
@@ -63,17 +36,7 @@ pub(super) async fn reads_as(store: &dyn Store, path: &RemotePath, bytes: &[u8])
     assert_eq!(blob.len(), len);
     let stat = store.stat(path).await.unwrap();
     assert_eq!((stat.len, stat.version), (len, Some(blob.version())));
-    let edges = [
-        0,
-        1,
-        511,
-        512,
-        513,
-        4096,
-        len / 2,
-        len.saturating_sub(1),
-        len,
-    ];
+    let edges = [0, 1, 511, 512, 513, 4096, len / 2, len.saturating_sub(1), len];
     for &start in &edges {
         for &end in &edges {
             if start <= end && end <= len {
@@ -100,10 +63,7 @@ async fn pinned(bench: Bench) {
     assert_eq!(read_all(&*reader, 0..2048).await.unwrap(), old);
     let writer = bench.update("f").await;
     let new = pattern(2, 512);
-    writer
-        .write_at(512, vec![new.clone().into()])
-        .await
-        .unwrap();
+    writer.write_at(512, vec![new.clone().into()]).await.unwrap();
     let kind = read_all(&*reader, 0..2048).await.unwrap_err().kind();
     assert_eq!(kind, ErrorKind::Stale, "the old version is gone");
     assert!(!reader.continues(&writer.version()));
@@ -135,20 +95,14 @@ async fn continues(bench: Bench) {
         }
     };
     assert!(seen(Arc::clone(&writer)).await);
-    writer
-        .write_at(0, vec![pattern(2, 512).into()])
-        .await
-        .unwrap();
+    writer.write_at(0, vec![pattern(2, 512).into()]).await.unwrap();
     assert!(seen(Arc::clone(&writer)).await);
     writer.clear(512..1024).await.unwrap();
     assert!(seen(Arc::clone(&writer)).await);
     writer.set_len(1000, false).await.unwrap();
     assert!(seen(Arc::clone(&writer)).await);
     let other = bench.update("f").await;
-    other
-        .write_at(0, vec![pattern(3, 512).into()])
-        .await
-        .unwrap();
+    other.write_at(0, vec![pattern(3, 512).into()]).await.unwrap();
     assert!(!seen(writer).await, "somebody else's version");
 }
 
@@ -174,9 +128,7 @@ async fn writes(bench: Bench) {
     ] {
         let bytes = pattern(at as u64 + 9, len);
         expected[at..at + len].copy_from_slice(&bytes);
-        blob.write_at(at as u64, pieces(&bytes, cuts))
-            .await
-            .unwrap();
+        blob.write_at(at as u64, pieces(&bytes, cuts)).await.unwrap();
     }
     assert_eq!(bench.content("f").await, expected);
 }
@@ -212,15 +164,9 @@ async fn clears(bench: Bench) {
     blob.set_len(size, false).await.unwrap();
     assert_eq!(blob.allocated(0..size).await.unwrap(), []);
     let data = pattern(1, 8192);
-    blob.write_at(4096, vec![data.clone().into()])
-        .await
-        .unwrap();
-    blob.write_at(12288, vec![data.clone().into()])
-        .await
-        .unwrap();
-    blob.write_at(65536, vec![data.clone().into()])
-        .await
-        .unwrap();
+    blob.write_at(4096, vec![data.clone().into()]).await.unwrap();
+    blob.write_at(12288, vec![data.clone().into()]).await.unwrap();
+    blob.write_at(65536, vec![data.clone().into()]).await.unwrap();
     let all = blob.allocated(0..size).await.unwrap();
     assert_eq!(all, [4096..20480, 65536..73728], "adjacent ranges are one");
     let one = blob.allocated(5000..5001).await.unwrap();
@@ -278,11 +224,7 @@ async fn lengths(bench: Bench) {
     blob.set_len(70_001, false).await.unwrap();
     let got = bench.content("grown").await;
     assert_eq!(got[..700], pattern(7, 700));
-    assert!(
-        got[700usize.next_multiple_of(align as usize)..]
-            .iter()
-            .all(|byte| *byte == 0)
-    );
+    assert!(got[700usize.next_multiple_of(align as usize)..].iter().all(|byte| *byte == 0));
 }
 
 async fn reserve(bench: Bench) {
@@ -294,25 +236,16 @@ async fn reserve(bench: Bench) {
     assert_eq!(blob.len(), 700);
     blob.reserve(4096).await.unwrap();
     assert_eq!(blob.capacity(), capacity, "a reserve never shrinks");
-    assert_eq!(
-        bench.content("f").await,
-        pattern(1, 700),
-        "others see the old length"
-    );
+    assert_eq!(bench.content("f").await, pattern(1, 700), "others see the old length");
 
     let more = pattern(2, 4096);
-    blob.write_at(1024, vec![more.clone().into()])
-        .await
-        .unwrap();
+    blob.write_at(1024, vec![more.clone().into()]).await.unwrap();
     assert_eq!(bench.content("f").await.len(), 700);
     assert_eq!(read_all(&*blob, 1024..5120).await.unwrap(), more);
     blob.set_len(5000, true).await.unwrap();
     assert_eq!((blob.len(), blob.capacity()), (5000, capacity));
     let got = bench.content("f").await;
-    assert_eq!(
-        (&got[..700], &got[1024..]),
-        (&pattern(1, 700)[..], &more[..3976])
-    );
+    assert_eq!((&got[..700], &got[1024..]), (&pattern(1, 700)[..], &more[..3976]));
     blob.set_len(5000, false).await.unwrap();
     assert_eq!(blob.capacity(), 5000u64.next_multiple_of(bench.align()));
     assert_eq!(bench.content("f").await, got);
@@ -377,9 +310,6 @@ async fn two_writers(bench: Bench) {
     let path = bench.path("f");
     bench.store.create(&path, Replace::Allowed).await.unwrap();
     let error = first.set_len(4096, false).await.unwrap_err();
-    assert!(
-        matches!(error.kind(), ErrorKind::Stale | ErrorKind::Fenced),
-        "{error:?}"
-    );
+    assert!(matches!(error.kind(), ErrorKind::Stale | ErrorKind::Fenced), "{error:?}");
     assert_eq!(bench.content("f").await.len(), 0, "nothing of it was done");
 }

@@ -5,10 +5,7 @@
 //! fails panics and says which promise was broken. Not for production; outside `cfg(test)` only so
 //! that integration tests and wrappers of stores can call it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a broken promise is a panic, as in any test"
-)]
+#![allow(clippy::unwrap_used, reason = "a broken promise is a panic, as in any test")]
 
 mod content;
 mod names;
@@ -44,10 +41,7 @@ pub fn cases() -> Vec<Case> {
 pub async fn run(store: Arc<dyn Store>, dir: &RemotePath, gaps: &[&str]) {
     let cases = cases();
     for gap in gaps {
-        assert!(
-            cases.iter().any(|case| case.name == *gap),
-            "{gap} is no case"
-        );
+        assert!(cases.iter().any(|case| case.name == *gap), "{gap} is no case");
     }
     if store.capabilities().write == WriteModel::None {
         return;

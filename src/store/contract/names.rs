@@ -8,42 +8,15 @@ use super::{Bench, Case, fill, pattern};
 use crate::store::{Access, BoxFuture, ErrorKind, Kind, RemotePath, Replace, Version, read_all};
 
 pub(super) const CASES: &[Case] = &[
-    Case {
-        name: "create makes an empty blob",
-        run: |bench| Box::pin(create(bench)),
-    },
-    Case {
-        name: "one of many exclusive creators wins",
-        run: |bench| Box::pin(exclusive(bench)),
-    },
-    Case {
-        name: "what is not there is not found",
-        run: |bench| Box::pin(missing(bench)),
-    },
-    Case {
-        name: "a listing has every name once",
-        run: |bench| Box::pin(listing(bench)),
-    },
-    Case {
-        name: "directories hide blobs of their name",
-        run: |bench| Box::pin(shadow(bench)),
-    },
-    Case {
-        name: "odd names are names",
-        run: |bench| Box::pin(odd_names(bench)),
-    },
-    Case {
-        name: "remove takes the version that is meant",
-        run: |bench| Box::pin(remove(bench)),
-    },
-    Case {
-        name: "rename moves a blob",
-        run: |bench| Box::pin(rename(bench)),
-    },
-    Case {
-        name: "directories are made and removed",
-        run: |bench| Box::pin(directories(bench)),
-    },
+    Case { name: "create makes an empty blob", run: |bench| Box::pin(create(bench)) },
+    Case { name: "one of many exclusive creators wins", run: |bench| Box::pin(exclusive(bench)) },
+    Case { name: "what is not there is not found", run: |bench| Box::pin(missing(bench)) },
+    Case { name: "a listing has every name once", run: |bench| Box::pin(listing(bench)) },
+    Case { name: "directories hide blobs of their name", run: |bench| Box::pin(shadow(bench)) },
+    Case { name: "odd names are names", run: |bench| Box::pin(odd_names(bench)) },
+    Case { name: "remove takes the version that is meant", run: |bench| Box::pin(remove(bench)) },
+    Case { name: "rename moves a blob", run: |bench| Box::pin(rename(bench)) },
+    Case { name: "directories are made and removed", run: |bench| Box::pin(directories(bench)) },
 ];
 
 /// The kind of the error that a call must give.
@@ -85,18 +58,9 @@ async fn missing(bench: Bench) {
     let path = bench.path("no/such");
     let store = &bench.store;
     assert_eq!(kind_of(store.stat(&path)).await, ErrorKind::NotFound);
-    assert_eq!(
-        kind_of(store.open(&path, Access::Read)).await,
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        kind_of(store.open(&path, Access::Update)).await,
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        kind_of(store.remove(&path, None)).await,
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind_of(store.open(&path, Access::Read)).await, ErrorKind::NotFound);
+    assert_eq!(kind_of(store.open(&path, Access::Update)).await, ErrorKind::NotFound);
+    assert_eq!(kind_of(store.remove(&path, None)).await, ErrorKind::NotFound);
     let root = store.stat(&RemotePath::root()).await.unwrap();
     assert_eq!(root.kind, Kind::Directory);
     assert!(bench.list(&path).await.is_empty());
@@ -118,24 +82,16 @@ async fn listing(bench: Bench) {
     }
     let got = bench.list(&bench.dir).await;
     for entry in &got {
-        assert!(
-            entry.stat.attributes.is_empty(),
-            "listings have no attributes"
-        );
+        assert!(entry.stat.attributes.is_empty(), "listings have no attributes");
         let mut stat = bench.store.stat(&bench.path(&entry.name)).await.unwrap();
         stat.attributes.clear();
         assert_eq!(entry.stat, stat, "{}", entry.name);
     }
-    let got: BTreeMap<_, _> = got
-        .into_iter()
-        .map(|entry| (entry.name, (entry.stat.kind, entry.stat.len)))
-        .collect();
+    let got: BTreeMap<_, _> =
+        got.into_iter().map(|entry| (entry.name, (entry.stat.kind, entry.stat.len))).collect();
     assert_eq!(got, expected);
     let inner = bench.list(&bench.path("d1")).await;
-    let inner: Vec<_> = inner
-        .iter()
-        .map(|entry| (&*entry.name, entry.stat.kind))
-        .collect();
+    let inner: Vec<_> = inner.iter().map(|entry| (&*entry.name, entry.stat.kind)).collect();
     assert_eq!(inner, [("x", Kind::File), ("y", Kind::Directory)]);
 }
 
@@ -155,10 +111,7 @@ async fn shadow(bench: Bench) {
     assert_eq!(bench.kind("a-b").await.unwrap(), Kind::Directory);
     assert_eq!(bench.kind("a.b").await.unwrap(), Kind::File);
     let got = bench.list(&bench.dir).await;
-    let got: Vec<_> = got
-        .iter()
-        .map(|entry| (&*entry.name, entry.stat.kind))
-        .collect();
+    let got: Vec<_> = got.iter().map(|entry| (&*entry.name, entry.stat.kind)).collect();
     assert_eq!(
         got,
         [
@@ -198,21 +151,13 @@ async fn odd_names(bench: Bench) {
     }
     let mut wanted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     wanted.sort();
-    let got: Vec<String> = bench
-        .list(&bench.dir)
-        .await
-        .into_iter()
-        .map(|entry| entry.name)
-        .collect();
+    let got: Vec<String> =
+        bench.list(&bench.dir).await.into_iter().map(|entry| entry.name).collect();
     assert_eq!(got, wanted);
     for (n, name) in names.iter().enumerate() {
         let stat = bench.store.stat(&bench.path(name)).await.unwrap();
         assert_eq!(stat.len, 10 + n as u64, "{name}");
-        assert_eq!(
-            bench.content(name).await,
-            pattern(n as u64, 10 + n),
-            "{name}"
-        );
+        assert_eq!(bench.content(name).await, pattern(n as u64, 10 + n), "{name}");
     }
     // As directories too.
     for name in ["with space", "100%", "ü", "what?"] {
@@ -224,11 +169,7 @@ async fn odd_names(bench: Bench) {
         bench.store.remove(&bench.path(&inner), None).await.unwrap();
     }
     // And moved.
-    bench
-        .store
-        .rename(&bench.path("100%"), &bench.path("50% ü"), Replace::Refused)
-        .await
-        .unwrap();
+    bench.store.rename(&bench.path("100%"), &bench.path("50% ü"), Replace::Refused).await.unwrap();
     assert_eq!(bench.content("50% ü").await, pattern(2, 12));
 }
 
@@ -248,10 +189,7 @@ async fn remove(bench: Bench) {
     assert_eq!(kind_of(bench.store.stat(&path)).await, ErrorKind::NotFound);
     bench.put("a", b"again").await;
     bench.store.remove(&path, None).await.unwrap();
-    assert_eq!(
-        kind_of(bench.store.remove(&path, None)).await,
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind_of(bench.store.remove(&path, None)).await, ErrorKind::NotFound);
 }
 
 async fn rename(bench: Bench) {
@@ -273,22 +211,14 @@ async fn rename(bench: Bench) {
     assert_eq!(bench.content("a").await, &b"other"[..], "nothing has moved");
     bench.store.rename(&a, &b, Replace::Allowed).await.unwrap();
     assert_eq!(bench.content("dir/b").await, &b"other"[..]);
-    assert_eq!(
-        kind_of(bench.store.rename(&a, &b, Replace::Allowed)).await,
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind_of(bench.store.rename(&a, &b, Replace::Allowed)).await, ErrorKind::NotFound);
     assert_eq!(
         kind_of(bench.store.rename(&bench.path("dir"), &a, Replace::Allowed)).await,
         ErrorKind::IsDirectory
     );
     bench.put("c", b"c").await;
     assert_eq!(
-        kind_of(
-            bench
-                .store
-                .rename(&bench.path("c"), &bench.path("dir"), Replace::Allowed)
-        )
-        .await,
+        kind_of(bench.store.rename(&bench.path("c"), &bench.path("dir"), Replace::Allowed)).await,
         ErrorKind::IsDirectory
     );
 }
@@ -298,28 +228,13 @@ async fn directories(bench: Bench) {
     let store = &bench.store;
     store.make_dir(&dir).await.unwrap();
     assert_eq!(bench.kind("made").await.unwrap(), Kind::Directory);
-    assert!(
-        bench.list(&dir).await.is_empty(),
-        "a new directory is empty"
-    );
-    assert_eq!(
-        kind_of(store.make_dir(&dir)).await,
-        ErrorKind::AlreadyExists
-    );
-    assert_eq!(
-        kind_of(store.open(&dir, Access::Read)).await,
-        ErrorKind::IsDirectory
-    );
+    assert!(bench.list(&dir).await.is_empty(), "a new directory is empty");
+    assert_eq!(kind_of(store.make_dir(&dir)).await, ErrorKind::AlreadyExists);
+    assert_eq!(kind_of(store.open(&dir, Access::Read)).await, ErrorKind::IsDirectory);
 
     bench.put("made/file", b"x").await;
-    assert_eq!(
-        kind_of(store.make_dir(&bench.path("made/file"))).await,
-        ErrorKind::AlreadyExists
-    );
-    assert_eq!(
-        kind_of(store.remove_dir(&bench.path("made/file"))).await,
-        ErrorKind::NotDirectory
-    );
+    assert_eq!(kind_of(store.make_dir(&bench.path("made/file"))).await, ErrorKind::AlreadyExists);
+    assert_eq!(kind_of(store.remove_dir(&bench.path("made/file"))).await, ErrorKind::NotDirectory);
     assert_eq!(kind_of(store.remove_dir(&dir)).await, ErrorKind::NotEmpty);
     store.remove(&bench.path("made/file"), None).await.unwrap();
     assert_eq!(
@@ -334,10 +249,7 @@ async fn directories(bench: Bench) {
     bench.put("implied/by/a", b"x").await;
     assert_eq!(bench.kind("implied").await.unwrap(), Kind::Directory);
     assert_eq!(bench.kind("implied/by").await.unwrap(), Kind::Directory);
-    assert_eq!(
-        kind_of(store.remove_dir(&bench.path("implied"))).await,
-        ErrorKind::NotEmpty
-    );
+    assert_eq!(kind_of(store.remove_dir(&bench.path("implied"))).await, ErrorKind::NotEmpty);
     let blob = bench.read("implied/by/a").await;
     assert_eq!(read_all(&*blob, 0..1).await.unwrap(), &b"x"[..]);
 }

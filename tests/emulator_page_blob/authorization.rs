@@ -11,11 +11,7 @@ fn strangers_are_told_as_little_as_possible() {
     assert_eq!(ask(&[]).error(), (404, "ResourceNotFound"));
     let named = ask(&[("x-ms-version", VERSION)]);
     assert_eq!(named.error(), (401, "NoAuthenticationInformation"));
-    assert!(
-        named
-            .header("www-authenticate")
-            .starts_with("Bearer authorization_uri=")
-    );
+    assert!(named.header("www-authenticate").starts_with("Bearer authorization_uri="));
     let date = httpdate::fmt_http_date(SystemTime::now());
     let own = [("x-ms-version", VERSION), ("x-ms-date", &*date)];
     let wrong = sign("GET", "/con/other", &own, 0);
@@ -23,17 +19,9 @@ fn strangers_are_told_as_little_as_possible() {
     assert_eq!(answer.error(), (403, "AuthenticationFailed"));
     // What was signed cannot be changed on the way.
     let right = sign("GET", "/con/b", &own, 0);
-    let more = [
-        own[0],
-        own[1],
-        ("x-ms-range", "bytes=0-1"),
-        ("authorization", &right),
-    ];
+    let more = [own[0], own[1], ("x-ms-range", "bytes=0-1"), ("authorization", &right)];
     assert_eq!(ask(&more).status, 403);
-    assert_eq!(
-        ask(&[own[0], own[1], ("authorization", &right)]).status,
-        200
-    );
+    assert_eq!(ask(&[own[0], own[1], ("authorization", &right)]).status, 200);
 }
 
 #[test]
@@ -62,47 +50,26 @@ fn a_sas_opens_what_it_says_for_as_long_as_it_says() {
             ("x-ms-blob-type", "PageBlob"),
             ("x-ms-blob-content-length", "512"),
         ];
-        let answer = e
-            .raw(method, &format!("{path}{separator}{sas}"), &headers, b"")
-            .unwrap();
+        let answer = e.raw(method, &format!("{path}{separator}{sas}"), &headers, b"").unwrap();
         (answer.status, answer.header("x-ms-error-code").to_owned())
     };
     let refused = |status, code: &str| (status, code.to_owned());
     let read = sas("con/b", "b", "r", FOREVER, "");
     assert_eq!(ask("GET", "/con/b", &read).0, 200);
     assert_eq!(ask("GET", "/con/b?comp=pagelist", &read).0, 200);
-    assert_eq!(
-        ask("DELETE", "/con/b", &read),
-        refused(403, "AuthorizationPermissionMismatch")
-    );
+    assert_eq!(ask("DELETE", "/con/b", &read), refused(403, "AuthorizationPermissionMismatch"));
     let list = "/con?restype=container&comp=list";
-    assert_eq!(
-        ask("GET", list, &read),
-        refused(403, "AuthenticationFailed")
-    );
+    assert_eq!(ask("GET", list, &read), refused(403, "AuthenticationFailed"));
     assert_eq!(ask("GET", list, &sas("con", "c", "l", FOREVER, "")).0, 200);
     let create = sas("con", "c", "c", FOREVER, "");
     assert_eq!(ask("PUT", "/con/new", &create).0, 201);
-    assert_eq!(
-        ask("PUT", "/con/new", &create),
-        refused(403, "UnauthorizedBlobOverwrite")
-    );
-    assert_eq!(
-        ask("PUT", "/con/new", &sas("con", "c", "cw", FOREVER, "")).0,
-        201
-    );
+    assert_eq!(ask("PUT", "/con/new", &create), refused(403, "UnauthorizedBlobOverwrite"));
+    assert_eq!(ask("PUT", "/con/new", &sas("con", "c", "cw", FOREVER, "")).0, 201);
 
     let expired = sas("con/b", "b", "r", "2001-01-01T00:00:00Z", "");
-    assert_eq!(
-        ask("GET", "/con/b", &expired),
-        refused(403, "AuthenticationFailed")
-    );
-    e.server
-        .advance_clock(Duration::from_secs(100 * 366 * 86_400));
-    assert_eq!(
-        ask("GET", "/con/b", &read),
-        refused(403, "AuthenticationFailed")
-    );
+    assert_eq!(ask("GET", "/con/b", &expired), refused(403, "AuthenticationFailed"));
+    e.server.advance_clock(Duration::from_secs(100 * 366 * 86_400));
+    assert_eq!(ask("GET", "/con/b", &read), refused(403, "AuthenticationFailed"));
 }
 
 #[test]
@@ -112,20 +79,14 @@ fn tokens_expire_and_are_revoked() {
     e.server.add_token("long", None);
     let ask = |token: &str| {
         let authorization = format!("Bearer {token}");
-        let headers = [
-            ("x-ms-version", VERSION),
-            ("authorization", &*authorization),
-        ];
+        let headers = [("x-ms-version", VERSION), ("authorization", &*authorization)];
         e.raw("GET", "/con/b", &headers, b"").unwrap()
     };
     assert_eq!((ask("short").status, ask("long").status), (200, 200));
     e.server.advance_clock(Duration::from_secs(61));
     let late = ask("short");
     assert_eq!(late.error(), (401, "InvalidAuthenticationInfo"));
-    assert!(
-        late.header("www-authenticate")
-            .contains("resource_id=\"https://storage.azure.com\"")
-    );
+    assert!(late.header("www-authenticate").contains("resource_id=\"https://storage.azure.com\""));
     assert_eq!(ask("long").status, 200);
     e.server.revoke_tokens();
     assert_eq!(ask("long").status, 401);
@@ -136,8 +97,7 @@ fn public_containers_can_be_read_by_anyone() {
     let e = Emulator::new();
     for (name, access) in [("blobs", "blob"), ("all", "container")] {
         let headers = [("x-ms-blob-public-access", access)];
-        e.put(&format!("/{name}?restype=container"), &headers, b"")
-            .expect(201);
+        e.put(&format!("/{name}?restype=container"), &headers, b"").expect(201);
         e.create(&format!("/{name}/b"), 512);
     }
     let ask = |method: &str, path: &str| e.raw(method, path, &[], b"").unwrap().status;

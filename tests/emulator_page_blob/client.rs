@@ -53,20 +53,13 @@ impl Answer {
     pub(crate) fn elements(&self, name: &str) -> Vec<String> {
         let (open, close) = (format!("<{name}>"), format!("</{name}>"));
         let parts = self.text().split(&open).skip(1);
-        parts
-            .map(|part| part.split(&close).next().unwrap().to_owned())
-            .collect()
+        parts.map(|part| part.split(&close).next().unwrap().to_owned()).collect()
     }
 
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         let body = String::from_utf8_lossy(&self.body[..self.body.len().min(500)]);
-        assert_eq!(
-            self.status,
-            status,
-            "{} {body}",
-            self.header("x-ms-error-code")
-        );
+        assert_eq!(self.status, status, "{} {body}", self.header("x-ms-error-code"));
         self
     }
 }
@@ -102,8 +95,7 @@ impl Emulator {
     }
 
     pub(crate) fn container(&self, name: &str) {
-        self.put(&format!("/{name}?restype=container"), &[], b"")
-            .expect(201);
+        self.put(&format!("/{name}?restype=container"), &[], b"").expect(201);
     }
 
     /// A page blob at `/con/b` of this size.
@@ -115,10 +107,7 @@ impl Emulator {
 
     pub(crate) fn create(&self, path: &str, size: u64) -> Answer {
         let size = size.to_string();
-        let headers = [
-            ("x-ms-blob-type", "PageBlob"),
-            ("x-ms-blob-content-length", &*size),
-        ];
+        let headers = [("x-ms-blob-type", "PageBlob"), ("x-ms-blob-content-length", &*size)];
         self.put(path, &headers, b"").expect(201)
     }
 
@@ -166,9 +155,7 @@ impl Emulator {
     }
 
     pub(crate) fn snapshot(&self, path: &str) -> String {
-        let answer = self
-            .put(&with_query(path, "comp=snapshot"), &[], b"")
-            .expect(201);
+        let answer = self.put(&with_query(path, "comp=snapshot"), &[], b"").expect(201);
         answer.header("x-ms-snapshot").to_owned()
     }
 
@@ -192,8 +179,7 @@ impl Emulator {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        self.try_send(method, path, headers, body)
-            .expect("an answer")
+        self.try_send(method, path, headers, body).expect("an answer")
     }
 
     pub(crate) fn try_send(
@@ -248,9 +234,7 @@ impl Emulator {
 }
 
 pub(crate) fn ranges_of(answer: &Answer) -> Vec<String> {
-    let text = answer
-        .text()
-        .replace("<ClearRange><Start>", "<ClearRange><Start>!");
+    let text = answer.text().replace("<ClearRange><Start>", "<ClearRange><Start>!");
     let starts = text.split("<Start>").skip(1);
     let parts = starts.map(|part| {
         let (start, rest) = part.split_once("</Start><End>").unwrap();
@@ -282,10 +266,7 @@ fn receive(stream: TcpStream, method: &str) -> std::io::Result<Answer> {
         headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
     let mut body = Vec::new();
-    if headers
-        .get("transfer-encoding")
-        .is_some_and(|coding| coding == "chunked")
-    {
+    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
         loop {
             line.clear();
             reader.read_line(&mut line)?;
@@ -299,48 +280,27 @@ fn receive(stream: TcpStream, method: &str) -> std::io::Result<Answer> {
             }
         }
     } else if method != "HEAD" && status != 304 {
-        let len = headers
-            .get("content-length")
-            .map_or(0, |len| len.parse().unwrap());
+        let len = headers.get("content-length").map_or(0, |len| len.parse().unwrap());
         body.resize(len, 0);
         reader.read_exact(&mut body)?;
     }
     // Nothing may follow: a body longer than announced would break the next answer.
     let mut rest = Vec::new();
     let end = reader.read_to_end(&mut rest);
-    assert!(
-        end.is_err() || rest.is_empty(),
-        "{} bytes too many",
-        rest.len()
-    );
-    Ok(Answer {
-        status,
-        headers,
-        body,
-    })
+    assert!(end.is_err() || rest.is_empty(), "{} bytes too many", rest.len());
+    Ok(Answer { status, headers, body })
 }
 
 /// `Authorization` by the account's key.
 pub(crate) fn sign(method: &str, path: &str, headers: &[(&str, &str)], len: usize) -> String {
     let get = |name: &str| headers.iter().find(|h| h.0 == name).map_or("", |h| h.1);
-    let len = if len == 0 {
-        String::new()
-    } else {
-        len.to_string()
-    };
-    let mut text = format!(
-        "{method}\n{}\n{}\n",
-        get("content-encoding"),
-        get("content-language")
-    );
+    let len = if len == 0 { String::new() } else { len.to_string() };
+    let mut text = format!("{method}\n{}\n{}\n", get("content-encoding"), get("content-language"));
     text += &format!("{len}\n{}\n{}\n\n", get("content-md5"), get("content-type"));
     text += &format!("{}\n{}\n", get("if-modified-since"), get("if-match"));
     text += &format!("{}\n{}\n", get("if-none-match"), get("if-unmodified-since"));
     text += &format!("{}\n", get("range"));
-    let mut own: Vec<_> = headers
-        .iter()
-        .filter(|h| h.0.starts_with("x-ms-"))
-        .collect();
+    let mut own: Vec<_> = headers.iter().filter(|h| h.0.starts_with("x-ms-")).collect();
     own.sort();
     for (name, value) in own {
         text += &format!("{name}:{value}\n");
@@ -351,9 +311,7 @@ pub(crate) fn sign(method: &str, path: &str, headers: &[(&str, &str)], len: usiz
     pairs.sort_unstable();
     for pair in pairs {
         let (name, value) = pair.split_once('=').unwrap();
-        let value = percent_encoding::percent_decode_str(value)
-            .decode_utf8()
-            .unwrap();
+        let value = percent_encoding::percent_decode_str(value).decode_utf8().unwrap();
         text += &format!("\n{name}:{value}");
     }
     format!("SharedKey {ACCOUNT}:{}", mac(&text))

@@ -16,25 +16,15 @@ fn etags_change_with_every_write_but_not_with_leases() {
     changed(true);
     e.clear("/con/b", 0, 512, &[]).expect(201);
     changed(true);
-    e.put("/con/b?comp=metadata", &[("x-ms-meta-a", "1")], b"")
-        .expect(200);
+    e.put("/con/b?comp=metadata", &[("x-ms-meta-a", "1")], b"").expect(200);
     changed(true);
-    e.put(
-        "/con/b?comp=properties",
-        &[("x-ms-blob-content-length", "4096")],
-        b"",
-    )
-    .expect(200);
+    e.put("/con/b?comp=properties", &[("x-ms-blob-content-length", "4096")], b"").expect(200);
     changed(true);
-    let id = e
-        .lease("/con/b", "acquire", &[("x-ms-lease-duration", "15")])
-        .expect(201);
+    let id = e.lease("/con/b", "acquire", &[("x-ms-lease-duration", "15")]).expect(201);
     changed(false);
     let id = id.header("x-ms-lease-id").to_owned();
-    e.lease("/con/b", "renew", &[("x-ms-lease-id", &id)])
-        .expect(200);
-    e.lease("/con/b", "release", &[("x-ms-lease-id", &id)])
-        .expect(200);
+    e.lease("/con/b", "renew", &[("x-ms-lease-id", &id)]).expect(200);
+    e.lease("/con/b", "release", &[("x-ms-lease-id", &id)]).expect(200);
     changed(false);
     e.snapshot("/con/b");
     changed(false);
@@ -44,31 +34,19 @@ fn etags_change_with_every_write_but_not_with_leases() {
 fn unmet_conditions_change_nothing() {
     let e = Emulator::with_blob(8192);
     let old = e.head("/con/b").etag();
-    let new = e
-        .write("/con/b", 0, &[1; 512], &[("if-match", &old)])
-        .expect(201)
-        .etag();
+    let new = e.write("/con/b", 0, &[1; 512], &[("if-match", &old)]).expect(201).etag();
     let unmet = (412, "ConditionNotMet");
     let stale = ("if-match", old.as_str());
     assert_eq!(e.write("/con/b", 0, &[2; 512], &[stale]).error(), unmet);
     assert_eq!(e.clear("/con/b", 0, 512, &[stale]).error(), unmet);
-    assert_eq!(
-        e.write("/con/b", 0, &[2; 512], &[("if-none-match", "*")])
-            .error(),
-        unmet
-    );
-    assert_eq!(
-        e.write("/con/b", 0, &[2; 512], &[("if-none-match", &new)])
-            .error(),
-        unmet
-    );
+    assert_eq!(e.write("/con/b", 0, &[2; 512], &[("if-none-match", "*")]).error(), unmet);
+    assert_eq!(e.write("/con/b", 0, &[2; 512], &[("if-none-match", &new)]).error(), unmet);
     let resize = [("x-ms-blob-content-length", "512"), stale];
     assert_eq!(e.put("/con/b?comp=properties", &resize, b"").error(), unmet);
     assert_eq!(e.put("/con/b?comp=metadata", &[stale], b"").error(), unmet);
     assert_eq!(e.put("/con/b?comp=snapshot", &[stale], b"").error(), unmet);
     assert_eq!(
-        e.lease("/con/b", "acquire", &[("x-ms-lease-duration", "15"), stale])
-            .error(),
+        e.lease("/con/b", "acquire", &[("x-ms-lease-duration", "15"), stale]).error(),
         unmet
     );
     assert_eq!(e.delete("/con/b", &[stale]).error(), unmet);
@@ -91,25 +69,13 @@ fn reads_answer_304_without_a_body() {
     assert_eq!(same.body, b"");
     let later =
         httpdate::fmt_http_date(std::time::SystemTime::now() + std::time::Duration::from_secs(60));
-    assert_eq!(
-        e.get("/con/b", &[("if-modified-since", &later)]).status,
-        304
-    );
-    assert_eq!(
-        e.get("/con/b", &[("if-match", "\"0x1\"")]).error(),
-        (412, "ConditionNotMet")
-    );
+    assert_eq!(e.get("/con/b", &[("if-modified-since", &later)]).status, 304);
+    assert_eq!(e.get("/con/b", &[("if-match", "\"0x1\"")]).error(), (412, "ConditionNotMet"));
     let modified = head.header("last-modified").to_owned();
-    e.get("/con/b", &[("if-unmodified-since", &modified)])
-        .expect(200);
+    e.get("/con/b", &[("if-unmodified-since", &modified)]).expect(200);
+    assert_eq!(e.get("/con/b?comp=pagelist", &[("if-match", "\"0x1\"")]).status, 412);
     assert_eq!(
-        e.get("/con/b?comp=pagelist", &[("if-match", "\"0x1\"")])
-            .status,
-        412
-    );
-    assert_eq!(
-        e.send("HEAD", "/con/b", &[("if-match", "\"0x1\"")], b"")
-            .error(),
+        e.send("HEAD", "/con/b", &[("if-match", "\"0x1\"")], b"").error(),
         (412, "ConditionNotMet")
     );
 }
@@ -118,22 +84,13 @@ fn reads_answer_304_without_a_body() {
 fn creation_can_be_exclusive() {
     let e = Emulator::with_container();
     let create = |more: &[(&str, &str)]| {
-        let mut headers = vec![
-            ("x-ms-blob-type", "PageBlob"),
-            ("x-ms-blob-content-length", "512"),
-        ];
+        let mut headers = vec![("x-ms-blob-type", "PageBlob"), ("x-ms-blob-content-length", "512")];
         headers.extend(more);
         e.put("/con/b", &headers, b"")
     };
-    assert_eq!(
-        create(&[("if-match", "*")]).error(),
-        (412, "ConditionNotMet")
-    );
+    assert_eq!(create(&[("if-match", "*")]).error(), (412, "ConditionNotMet"));
     create(&[("if-none-match", "*"), ("x-ms-blob-sequence-number", "9")]).expect(201);
-    assert_eq!(
-        create(&[("if-none-match", "*")]).error(),
-        (409, "BlobAlreadyExists")
-    );
+    assert_eq!(create(&[("if-none-match", "*")]).error(), (409, "BlobAlreadyExists"));
     assert_eq!(e.head("/con/b").header("x-ms-blob-sequence-number"), "9");
     e.write("/con/b", 0, &[1; 512], &[]).expect(201);
     // Replacing leaves nothing of what was there.

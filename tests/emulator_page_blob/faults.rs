@@ -11,12 +11,7 @@ fn inject(e: &Emulator, op: Operation, fault: Action) {
 }
 
 fn status(status: u16, apply: bool) -> Action {
-    Action::Status {
-        status,
-        code: None,
-        apply,
-        retry_after: None,
-    }
+    Action::Status { status, code: None, apply, retry_after: None }
 }
 
 #[test]
@@ -46,10 +41,7 @@ fn a_status_comes_with_or_without_effect() {
     };
     inject(&e, Operation::GetBlob, busy);
     let answer = e.get("/con/b", &[]);
-    assert_eq!(
-        (answer.error(), answer.header("retry-after")),
-        ((503, "OperationTimedOut"), "7")
-    );
+    assert_eq!((answer.error(), answer.header("retry-after")), ((503, "OperationTimedOut"), "7"));
 }
 
 #[test]
@@ -77,11 +69,7 @@ fn bodies_break_off_or_lie() {
     assert_eq!(get("bytes=0-511").unwrap().expect(206).body.len(), 500);
     inject(&e, Operation::GetBlob, Action::LongBody { bytes: 12 });
     assert_eq!(get("bytes=0-511").unwrap().expect(206).body.len(), 524);
-    inject(
-        &e,
-        Operation::GetBlob,
-        Action::WrongContentRange { shift: 512 },
-    );
+    inject(&e, Operation::GetBlob, Action::WrongContentRange { shift: 512 });
     let answer = get("bytes=0-511").unwrap().expect(206);
     assert_eq!(answer.header("content-range"), "bytes 512-1023/16777216");
     inject(&e, Operation::GetBlob, Action::Corrupt);
@@ -102,16 +90,9 @@ fn answers_are_late_or_never_come() {
         scope.spawn(|| {
             let headers = [("x-ms-page-write", "update"), ("x-ms-range", "bytes=0-511")];
             // The server goes first.
-            assert!(
-                e.try_send("PUT", "/con/b?comp=page", &headers, &[1; 512])
-                    .is_err()
-            );
+            assert!(e.try_send("PUT", "/con/b?comp=page", &headers, &[1; 512]).is_err());
         });
-        while e
-            .server
-            .faults()
-            .iter()
-            .all(|rule| rule.injected == 0 || rule.matched == 0)
+        while e.server.faults().iter().all(|rule| rule.injected == 0 || rule.matched == 0)
             || e.read("/con/b", 0, 512) != [1; 512]
         {
             std::thread::sleep(Duration::from_millis(5));
@@ -126,17 +107,10 @@ fn answers_are_late_or_never_come() {
 fn a_late_write_undoes_later_ones_unless_it_is_fenced() {
     let e = Emulator::with_blob(8192);
     let (x, y) = ([b'X'; 512], [b'Y'; 512]);
-    let late = Action::ApplyLate {
-        ms: None,
-        answer: LateAnswer::Reset,
-    };
+    let late = Action::ApplyLate { ms: None, answer: LateAnswer::Reset };
     let lose = |condition: (&str, &str)| {
         inject(&e, Operation::PutPage, late.clone());
-        let headers = [
-            ("x-ms-page-write", "update"),
-            ("x-ms-range", "bytes=0-511"),
-            condition,
-        ];
+        let headers = [("x-ms-page-write", "update"), ("x-ms-range", "bytes=0-511"), condition];
         assert!(e.try_send("PUT", "/con/b?comp=page", &headers, &x).is_err());
     };
     let below = |number| ("x-ms-if-sequence-number-lt", number);
@@ -149,10 +123,7 @@ fn a_late_write_undoes_later_ones_unless_it_is_fenced() {
     assert_eq!(e.read("/con/b", 0, 512), x);
 
     lose(below("1"));
-    let raise = [
-        ("x-ms-sequence-number-action", "max"),
-        ("x-ms-blob-sequence-number", "1"),
-    ];
+    let raise = [("x-ms-sequence-number-action", "max"), ("x-ms-blob-sequence-number", "1")];
     e.put("/con/b?comp=properties", &raise, b"").expect(200);
     e.write("/con/b", 0, &x, &[below("2")]).expect(201);
     e.write("/con/b", 0, &y, &[below("2")]).expect(201);
@@ -163,10 +134,7 @@ fn a_late_write_undoes_later_ones_unless_it_is_fenced() {
 #[test]
 fn late_writes_come_by_themselves() {
     let e = Emulator::with_blob(8192);
-    let late = Action::ApplyLate {
-        ms: Some(150),
-        answer: LateAnswer::TimedOut,
-    };
+    let late = Action::ApplyLate { ms: Some(150), answer: LateAnswer::TimedOut };
     inject(&e, Operation::PutPage, late);
     let answer = e.write("/con/b", 0, &[1; 512], &[]);
     assert_eq!(answer.error(), (500, "OperationTimedOut"));
@@ -188,10 +156,7 @@ fn rules_can_be_set_from_outside() {
     let statuses = [0; 3].map(|_| e.get("/con/b", &[]).status);
     assert_eq!(statuses, [200, 500, 200]);
     let state = e.control("GET", "/_faults", "");
-    assert!(
-        state.contains("\"injected\":1") && state.contains("\"matched\":3"),
-        "{state}"
-    );
+    assert!(state.contains("\"injected\":1") && state.contains("\"matched\":3"), "{state}");
     assert!(e.control("PUT", "/_faults", "[{}]").contains("error"));
     e.control("DELETE", "/_faults", "");
     assert!(e.server.faults().is_empty());

@@ -17,10 +17,7 @@ fn with(config: Config) -> Emulator {
 
 #[test]
 fn latency_is_added_to_every_request() {
-    let e = with(Config {
-        latency: Duration::from_millis(50),
-        ..Config::default()
-    });
+    let e = with(Config { latency: Duration::from_millis(50), ..Config::default() });
     let begun = Instant::now();
     e.head("/con/b").expect(200);
     assert!(begun.elapsed() >= Duration::from_millis(50));
@@ -28,10 +25,7 @@ fn latency_is_added_to_every_request() {
 
 #[test]
 fn a_connection_is_as_fast_as_it_is_allowed_to_be() {
-    let e = with(Config {
-        connection_rate: Some(8 << 20),
-        ..Config::default()
-    });
+    let e = with(Config { connection_rate: Some(8 << 20), ..Config::default() });
     let begun = Instant::now();
     e.write("/con/b", 0, &vec![1; 2 << 20], &[]).expect(201);
     let upload = begun.elapsed();
@@ -47,17 +41,9 @@ fn a_connection_is_as_fast_as_it_is_allowed_to_be() {
 
 #[test]
 fn a_blob_that_is_asked_too_much_is_busy() {
-    let throttle = Throttle {
-        requests: 50.0,
-        bytes: 1e9,
-    };
-    let e = with(Config {
-        throttle: Some(throttle),
-        ..Config::default()
-    });
-    let statuses: Vec<u16> = (0..60)
-        .map(|_| e.get("/con/b?comp=metadata", &[]).status)
-        .collect();
+    let throttle = Throttle { requests: 50.0, bytes: 1e9 };
+    let e = with(Config { throttle: Some(throttle), ..Config::default() });
+    let statuses: Vec<u16> = (0..60).map(|_| e.get("/con/b?comp=metadata", &[]).status).collect();
     let refused = statuses.iter().filter(|status| **status == 503).count() as u64;
     assert!(refused > 10, "{statuses:?}");
     assert_eq!(e.server.throttled(), refused);
@@ -101,10 +87,7 @@ fn answers_echo_what_they_should() {
     let missing = e.get("/con/none", &[]);
     assert_eq!(missing.elements("Code"), ["BlobNotFound"]);
     let message = &missing.elements("Message")[0];
-    assert!(
-        message.contains(missing.header("x-ms-request-id")),
-        "{message}"
-    );
+    assert!(message.contains(missing.header("x-ms-request-id")), "{message}");
 }
 
 #[test]
@@ -150,10 +133,7 @@ fn a_body_that_breaks_off_changes_nothing() {
     stream.write_all(&[2; 4096]).unwrap();
     drop(stream);
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(
-        (e.read("/con/b", 0, 8192), e.head("/con/b").etag()),
-        (vec![1; 8192], etag)
-    );
+    assert_eq!((e.read("/con/b", 0, 8192), e.head("/con/b").etag()), (vec![1; 8192], etag));
 }
 
 #[test]
@@ -165,9 +145,7 @@ fn one_connection_serves_many_requests() {
     let before = e.server.connections();
     let mut stream = TcpStream::connect(e.addr()).unwrap();
     for _ in 0..100 {
-        stream
-            .write_all(b"HEAD /devstoreaccount1/pub/b HTTP/1.1\r\nhost: x\r\n\r\n")
-            .unwrap();
+        stream.write_all(b"HEAD /devstoreaccount1/pub/b HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut buffer = [0; 4096];
         let mut have = 0;
         while !buffer[..have].ends_with(b"\r\n\r\n") {

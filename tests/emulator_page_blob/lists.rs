@@ -14,10 +14,7 @@ fn fill(e: &Emulator) {
 }
 
 fn unescape(text: &str) -> String {
-    text.replace("&quot;", "\"")
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&amp;", "&")
+    text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 }
 
 /// All pages of a list: names, groups as well.
@@ -44,14 +41,8 @@ fn names_come_in_order_and_in_groups() {
     fill(&e);
     assert_eq!(all(&e, "").0, NAMES);
     assert_eq!(all(&e, "&prefix=a%2F").0, ["a/b/c", "a/d", "a/e"]);
-    assert_eq!(
-        all(&e, "&delimiter=%2F").0,
-        ["a", "a-b", "a/", "b c/", "z&<>\""]
-    );
-    assert_eq!(
-        all(&e, "&delimiter=%2F&prefix=a%2F").0,
-        ["a/b/", "a/d", "a/e"]
-    );
+    assert_eq!(all(&e, "&delimiter=%2F").0, ["a", "a-b", "a/", "b c/", "z&<>\""]);
+    assert_eq!(all(&e, "&delimiter=%2F&prefix=a%2F").0, ["a/b/", "a/d", "a/e"]);
     assert_eq!(all(&e, "&prefix=nothing").0, [""; 0]);
     for size in 1..8 {
         let (names, pages, _) = all(&e, &format!("&maxresults={size}"));
@@ -67,22 +58,13 @@ fn names_come_in_order_and_in_groups() {
 
 #[test]
 fn short_and_empty_pages_lose_nothing() {
-    let e = Emulator::with(Config {
-        short_pages: true,
-        ..Config::default()
-    });
+    let e = Emulator::with(Config { short_pages: true, ..Config::default() });
     e.container("con");
     fill(&e);
     let (names, pages, empty) = all(&e, "");
     assert_eq!(names, NAMES);
-    assert!(
-        pages > 3 && empty > 0,
-        "{pages} pages, {empty} of them empty"
-    );
-    assert_eq!(
-        all(&e, "&delimiter=%2F&maxresults=2").0,
-        ["a", "a-b", "a/", "b c/", "z&<>\""]
-    );
+    assert!(pages > 3 && empty > 0, "{pages} pages, {empty} of them empty");
+    assert_eq!(all(&e, "&delimiter=%2F&maxresults=2").0, ["a", "a-b", "a/", "b c/", "z&<>\""]);
     e.create("/con/b", 8 << 20);
     e.write("/con/b", 0, &vec![1; 4 << 20], &[]).expect(201);
     // Page ranges come in pieces that nobody merged.
@@ -97,8 +79,7 @@ fn list(e: &Emulator, query: &str) -> Answer {
 #[test]
 fn entries_say_what_is_asked_for() {
     let e = Emulator::with_blob(1024);
-    e.put("/con/b?comp=metadata", &[("x-ms-meta-k", "v")], b"")
-        .expect(200);
+    e.put("/con/b?comp=metadata", &[("x-ms-meta-k", "v")], b"").expect(200);
     let time = e.snapshot("/con/b");
     let plain = list(&e, "").expect(200);
     assert!(plain.body.starts_with(b"\xEF\xBB\xBF<?xml"));
@@ -121,17 +102,8 @@ fn entries_say_what_is_asked_for() {
 #[test]
 fn list_requests_are_checked() {
     let e = Emulator::with_container();
-    for bad in [
-        "maxresults=0",
-        "maxresults=-1",
-        "maxresults=x",
-        "marker=what",
-        "include=all",
-    ] {
+    for bad in ["maxresults=0", "maxresults=-1", "maxresults=x", "marker=what", "include=all"] {
         assert_eq!(list(&e, bad).status, 400, "{bad}");
     }
-    assert_eq!(
-        e.get("/none?restype=container&comp=list", &[]).error(),
-        (404, "ContainerNotFound")
-    );
+    assert_eq!(e.get("/none?restype=container&comp=list", &[]).error(), (404, "ContainerNotFound"));
 }

@@ -13,17 +13,11 @@ fn what_is_written_is_read_and_listed_exactly() {
     e.write("/con/b", 2048, &[0; 512], &[]).expect(201);
     // Zeros that were written are pages, and neighbours are one range.
     assert_eq!(e.ranges("/con/b?comp=pagelist"), ["1024-2559"]);
-    assert_eq!(
-        e.read("/con/b", 512, 2048),
-        [vec![0; 512], vec![7; 1024]].concat()
-    );
+    assert_eq!(e.read("/con/b", 512, 2048), [vec![0; 512], vec![7; 1024]].concat());
     let cleared = e.clear("/con/b", 1536, 2048, &[]).expect(201);
     assert!(!cleared.has("x-ms-content-crc64") && !cleared.has("content-md5"));
     assert_eq!(e.ranges("/con/b?comp=pagelist"), ["1024-1535", "2048-2559"]);
-    assert_eq!(
-        e.read("/con/b", 1024, 2048),
-        [vec![7; 512], vec![0; 512]].concat()
-    );
+    assert_eq!(e.read("/con/b", 1024, 2048), [vec![7; 512], vec![0; 512]].concat());
     // A clear may reach over the whole blob.
     e.clear("/con/b", 0, 1 << 20, &[]).expect(201);
     assert_eq!(e.ranges("/con/b?comp=pagelist"), [""; 0]);
@@ -40,27 +34,14 @@ fn page_ranges_must_be_whole_pages_inside_the_blob() {
     let refused = |status, code: &str| (status, code.to_owned());
     assert_eq!(put("bytes=1-512", 512), refused(416, "InvalidPageRange"));
     assert_eq!(put("bytes=0-99", 100), refused(416, "InvalidPageRange"));
-    assert_eq!(
-        put("bytes=7680-8703", 1024),
-        refused(416, "InvalidPageRange")
-    );
-    assert_eq!(
-        put("bytes=8192-8703", 512),
-        refused(416, "InvalidPageRange")
-    );
+    assert_eq!(put("bytes=7680-8703", 1024), refused(416, "InvalidPageRange"));
+    assert_eq!(put("bytes=8192-8703", 512), refused(416, "InvalidPageRange"));
     assert_eq!(put("bytes=1024-511", 512), refused(416, "InvalidPageRange"));
     assert_eq!(put("bytes=0-511", 1024), refused(400, "InvalidHeaderValue"));
     assert_eq!(put("bytes=0-", 8192), refused(400, "InvalidHeaderValue"));
     assert_eq!(put("pages=0-1", 512), refused(400, "InvalidHeaderValue"));
-    assert_eq!(
-        e.clear("/con/b", 4096, 16384, &[]).error(),
-        (416, "InvalidPageRange")
-    );
-    let no_range = e.put(
-        "/con/b?comp=page",
-        &[("x-ms-page-write", "update")],
-        &[0; 512],
-    );
+    assert_eq!(e.clear("/con/b", 4096, 16384, &[]).error(), (416, "InvalidPageRange"));
+    let no_range = e.put("/con/b?comp=page", &[("x-ms-page-write", "update")], &[0; 512]);
     assert_eq!(no_range.error(), (400, "MissingRequiredHeader"));
     let with_body = [("x-ms-page-write", "clear"), ("x-ms-range", "bytes=0-511")];
     assert_eq!(
@@ -93,25 +74,17 @@ fn bodies_are_checked_against_their_hashes() {
     let md5 = "v2GerAzfP2jUluqTRBN+iw==";
     let crc64 = "6YKnaCgO5h0=";
     let zeros = [0; 512];
-    let answer = e
-        .write("/con/b", 0, &zeros, &[("content-md5", md5)])
-        .expect(201);
+    let answer = e.write("/con/b", 0, &zeros, &[("content-md5", md5)]).expect(201);
     assert_eq!(answer.header("content-md5"), md5);
     assert!(!answer.has("x-ms-content-crc64"));
-    let answer = e
-        .write("/con/b", 0, &zeros, &[("x-ms-content-crc64", crc64)])
-        .expect(201);
+    let answer = e.write("/con/b", 0, &zeros, &[("x-ms-content-crc64", crc64)]).expect(201);
     assert_eq!(answer.header("x-ms-content-crc64"), crc64);
     let ones = [1; 512];
-    assert_eq!(
-        e.write("/con/b", 0, &ones, &[("content-md5", md5)]).error(),
-        (400, "Md5Mismatch")
-    );
+    assert_eq!(e.write("/con/b", 0, &ones, &[("content-md5", md5)]).error(), (400, "Md5Mismatch"));
     let crc = e.write("/con/b", 0, &ones, &[("x-ms-content-crc64", crc64)]);
     assert_eq!(crc.error(), (400, "Crc64Mismatch"));
     assert_eq!(
-        e.write("/con/b", 0, &zeros, &[("content-md5", "AAAA")])
-            .error(),
+        e.write("/con/b", 0, &zeros, &[("content-md5", "AAAA")]).error(),
         (400, "InvalidMd5")
     );
     let both = [("content-md5", md5), ("x-ms-content-crc64", crc64)];
@@ -120,10 +93,8 @@ fn bodies_are_checked_against_their_hashes() {
 
     let get = |more: &[(&str, &str)]| e.get("/con/b", more);
     let range = ("x-ms-range", "bytes=0-511");
-    let (want_md5, want_crc) = (
-        ("x-ms-range-get-content-md5", "true"),
-        ("x-ms-range-get-content-crc64", "true"),
-    );
+    let (want_md5, want_crc) =
+        (("x-ms-range-get-content-md5", "true"), ("x-ms-range-get-content-crc64", "true"));
     assert_eq!(get(&[range, want_md5]).header("content-md5"), md5);
     assert_eq!(get(&[range, want_crc]).header("x-ms-content-crc64"), crc64);
     assert_eq!(get(&[range, want_crc, want_md5]).status, 400);
@@ -148,8 +119,7 @@ fn reads_are_clipped_or_refused_at_the_end() {
     assert_eq!(get("bytes=0-1,3-4").status, 400);
     e.create("/con/empty", 0);
     assert_eq!(
-        e.get("/con/empty", &[("x-ms-range", "bytes=0-511")])
-            .error(),
+        e.get("/con/empty", &[("x-ms-range", "bytes=0-511")]).error(),
         (416, "InvalidRange")
     );
     assert_eq!(e.get("/con/empty", &[]).expect(200).body, b"");
@@ -160,37 +130,21 @@ fn sequence_numbers_fence_to_the_last_bit() {
     let e = Emulator::with_blob(8192);
     let set = |headers: &[(&str, &str)]| e.put("/con/b?comp=properties", headers, b"");
     let act = |action: &str, number: &str| {
-        let answer = set(&[
-            ("x-ms-sequence-number-action", action),
-            ("x-ms-blob-sequence-number", number),
-        ]);
-        answer
-            .expect(200)
-            .header("x-ms-blob-sequence-number")
-            .to_owned()
+        let answer =
+            set(&[("x-ms-sequence-number-action", action), ("x-ms-blob-sequence-number", number)]);
+        answer.expect(200).header("x-ms-blob-sequence-number").to_owned()
     };
     assert_eq!(act("max", "7"), "7");
     assert_eq!(act("max", "3"), "7");
     assert_eq!(act("update", "3"), "3");
     let increment = ("x-ms-sequence-number-action", "increment");
-    assert_eq!(
-        set(&[increment])
-            .expect(200)
-            .header("x-ms-blob-sequence-number"),
-        "4"
-    );
-    assert_eq!(
-        set(&[increment, ("x-ms-blob-sequence-number", "1")]).status,
-        400
-    );
+    assert_eq!(set(&[increment]).expect(200).header("x-ms-blob-sequence-number"), "4");
+    assert_eq!(set(&[increment, ("x-ms-blob-sequence-number", "1")]).status, 400);
     assert_eq!(set(&[("x-ms-sequence-number-action", "max")]).status, 400);
 
     let write = |name: &str, number: &str| e.write("/con/b", 0, &[1; 512], &[(name, number)]);
-    let (lt, le, eq) = (
-        "x-ms-if-sequence-number-lt",
-        "x-ms-if-sequence-number-le",
-        "x-ms-if-sequence-number-eq",
-    );
+    let (lt, le, eq) =
+        ("x-ms-if-sequence-number-lt", "x-ms-if-sequence-number-le", "x-ms-if-sequence-number-eq");
     let fenced = (412, "SequenceNumberConditionNotMet");
     assert_eq!(write(lt, "4").error(), fenced);
     write(lt, "5").expect(201);
@@ -205,14 +159,8 @@ fn sequence_numbers_fence_to_the_last_bit() {
     assert_eq!(act("update", "9007199254740993"), "9007199254740993");
     assert_eq!(write(eq, "9007199254740992").error(), fenced);
     assert_eq!(act("max", "9223372036854775807"), "9223372036854775807");
-    assert_eq!(
-        set(&[increment]).error(),
-        (409, "SequenceNumberIncrementTooLarge")
-    );
-    assert_eq!(
-        e.head("/con/b").header("x-ms-blob-sequence-number"),
-        "9223372036854775807"
-    );
+    assert_eq!(set(&[increment]).error(), (409, "SequenceNumberIncrementTooLarge"));
+    assert_eq!(e.head("/con/b").header("x-ms-blob-sequence-number"), "9223372036854775807");
 }
 
 #[test]
@@ -228,10 +176,7 @@ fn differences_to_a_snapshot() {
     assert_eq!(e.ranges(&diff(&second)), [""; 0]);
     e.write("/con/b", 512, &[2; 512], &[]).expect(201);
     assert_eq!(e.ranges(&diff(&second)), ["512-1023"]);
-    assert_eq!(
-        e.ranges(&diff(&first)),
-        ["512-1023", "!4096-5119", "16384-16895"]
-    );
+    assert_eq!(e.ranges(&diff(&first)), ["512-1023", "!4096-5119", "16384-16895"]);
     assert_eq!(
         e.ranges(&format!("{}&snapshot={second}", diff(&first))),
         ["!4096-5119", "16384-16895"]
@@ -276,11 +221,7 @@ fn page_lists_come_in_pages() {
     assert_eq!(ranges_of(&within), ["1024-1535", "2048-2559"]);
     assert_eq!(within.header("x-ms-blob-content-length"), "1048576");
     for bad in ["maxresults=0", "maxresults=x", "marker=nonsense"] {
-        assert_eq!(
-            e.get(&format!("/con/b?comp=pagelist&{bad}"), &[]).status,
-            400,
-            "{bad}"
-        );
+        assert_eq!(e.get(&format!("/con/b?comp=pagelist&{bad}"), &[]).status, 400, "{bad}");
     }
 }
 
@@ -294,45 +235,22 @@ fn resize_clears_what_it_cuts_off() {
         e.put("/con/b?comp=properties", &headers, b"")
     };
     // Both in one request, and the other properties stay.
-    e.put(
-        "/con/b?comp=properties",
-        &[("x-ms-blob-content-type", "a/b")],
-        b"",
-    )
-    .expect(200);
-    let both = [
-        ("x-ms-sequence-number-action", "max"),
-        ("x-ms-blob-sequence-number", "5"),
-    ];
+    e.put("/con/b?comp=properties", &[("x-ms-blob-content-type", "a/b")], b"").expect(200);
+    let both = [("x-ms-sequence-number-action", "max"), ("x-ms-blob-sequence-number", "5")];
     let answer = resize("512", &both).expect(200);
     assert_eq!(answer.header("x-ms-blob-sequence-number"), "5");
     let head = e.head("/con/b");
-    assert_eq!(
-        (head.header("content-length"), head.header("content-type")),
-        ("512", "a/b")
-    );
+    assert_eq!((head.header("content-length"), head.header("content-type")), ("512", "a/b"));
     resize("16384", &[]).expect(200);
     assert_eq!(e.ranges("/con/b?comp=pagelist"), ["0-511"]);
-    assert_eq!(
-        e.read("/con/b", 0, 1024),
-        [vec![9; 512], vec![0; 512]].concat()
-    );
+    assert_eq!(e.read("/con/b", 0, 1024), [vec![9; 512], vec![0; 512]].concat());
     assert_eq!(resize("1000", &[]).error(), (400, "InvalidHeaderValue"));
     assert_eq!(resize("8796093022720", &[]).status, 400);
     resize("8796093022208", &[]).expect(200);
-    e.write("/con/b", 8_796_093_021_696, &[5; 512], &[])
-        .expect(201);
-    assert_eq!(
-        e.read("/con/b", 8_796_093_021_696, 8_796_093_022_208),
-        [5; 512]
-    );
+    e.write("/con/b", 8_796_093_021_696, &[5; 512], &[]).expect(201);
+    assert_eq!(e.read("/con/b", 8_796_093_021_696, 8_796_093_022_208), [5; 512]);
     // A content header clears those that are not given.
-    e.put(
-        "/con/b?comp=properties",
-        &[("x-ms-blob-cache-control", "no-cache")],
-        b"",
-    )
-    .expect(200);
+    e.put("/con/b?comp=properties", &[("x-ms-blob-cache-control", "no-cache")], b"").expect(200);
     let head = e.head("/con/b");
     assert_eq!(head.header("content-type"), "application/octet-stream");
     assert_eq!(head.header("cache-control"), "no-cache");
@@ -348,8 +266,7 @@ fn concurrent_writers_lose_nothing_and_one_wins_each_condition() {
             scope.spawn(move || {
                 for step in 0..16 {
                     let at = (step * 8 + writer) * 512;
-                    e.write("/con/b", at, &[writer as u8 + 1; 512], &[])
-                        .expect(201);
+                    e.write("/con/b", at, &[writer as u8 + 1; 512], &[]).expect(201);
                 }
             });
         }
@@ -363,16 +280,10 @@ fn concurrent_writers_lose_nothing_and_one_wins_each_condition() {
         let writers: Vec<_> = (0..8)
             .map(|_| {
                 let (e, etag) = (&e, &etag);
-                scope.spawn(move || {
-                    e.write("/con/b", 0, &[1; 512], &[("if-match", etag)])
-                        .status
-                })
+                scope.spawn(move || e.write("/con/b", 0, &[1; 512], &[("if-match", etag)]).status)
             })
             .collect();
-        writers
-            .into_iter()
-            .map(|w| usize::from(w.join().unwrap() == 201))
-            .sum()
+        writers.into_iter().map(|w| usize::from(w.join().unwrap() == 201)).sum()
     });
     assert_eq!(wins, 1);
 }

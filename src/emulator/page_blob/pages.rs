@@ -18,9 +18,7 @@ use super::version::Version;
 /// The range that a page write is about, both ends given. `(start, end)` with `end` exclusive.
 pub(super) fn target_range(call: &Call) -> Result<(u64, u64), Failure> {
     let range = call.range().map_err(as_page_range)?;
-    range
-        .ok_or_else(|| error::missing_header("x-ms-range"))?
-        .pages("x-ms-range")
+    range.ok_or_else(|| error::missing_header("x-ms-range"))?.pages("x-ms-range")
 }
 
 /// A reversed range is an invalid page range here.
@@ -37,15 +35,10 @@ pub(super) fn update(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let (start, end) = target_range(call)?;
     let bytes = call.payload.bytes();
     if bytes.len() as u64 != end - start {
-        return Err(error::invalid_header(
-            "content-length",
-            &bytes.len().to_string(),
-        ));
+        return Err(error::invalid_header("content-length", &bytes.len().to_string()));
     }
     let crc64 = call.body_crc64.as_deref();
-    let reply = write(storage, call, start, end, |version| {
-        version.data.write(bytes, start)
-    })?;
+    let reply = write(storage, call, start, end, |version| version.data.write(bytes, start))?;
     Ok(match call.body_md5.as_deref() {
         Some(md5) => reply.header("content-md5", md5),
         None => reply.optional("x-ms-content-crc64", crc64),
@@ -65,9 +58,7 @@ pub(super) fn update_from(
     (start, end): (u64, u64),
     bytes: &[u8],
 ) -> Result<Reply, Failure> {
-    let reply = write(storage, call, start, end, |version| {
-        version.data.write(bytes, start)
-    })?;
+    let reply = write(storage, call, start, end, |version| version.data.write(bytes, start))?;
     Ok(if call.headers.contains_key("x-ms-source-content-md5") {
         reply.header("content-md5", hash::md5(bytes))
     } else {
@@ -80,9 +71,7 @@ pub(super) fn ranges_from_url(call: &Call) -> Result<((u64, u64), u64), Failure>
     const SOURCE: &str = "x-ms-source-range";
     let target = target_range(call)?;
     let source = Range::parse(SOURCE, call.required(SOURCE)?)?;
-    let last = source
-        .last
-        .ok_or_else(|| error::invalid_header(SOURCE, "no end"))?;
+    let last = source.last.ok_or_else(|| error::invalid_header(SOURCE, "no end"))?;
     let len = last - source.first + 1;
     if len > LARGEST as u64 || target.1 - target.0 > LARGEST as u64 {
         return Err(error::REQUEST_BODY_TOO_LARGE.into());

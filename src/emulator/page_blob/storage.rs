@@ -162,11 +162,7 @@ impl Storage {
         let dir = self.dir.join(account).join(&info.name);
         std::fs::create_dir_all(&dir)?;
         record::save(&dir.join("container.json"), &info)?;
-        Ok(Arc::new(Container {
-            dir,
-            info: RwLock::new(info),
-            blobs: RwLock::default(),
-        }))
+        Ok(Arc::new(Container { dir, info: RwLock::new(info), blobs: RwLock::default() }))
     }
 
     /// Removes a container's directory, once nothing leads to it any more.
@@ -179,21 +175,14 @@ impl Storage {
     /// A blob's first version, or the one that replaces another, without content.
     pub(super) fn new_version(&self, container: &Container, mut props: Properties) -> Version {
         props.incarnation = self.next_serial();
-        props.data = format!(
-            "{}.{:x}",
-            key(&props.name, props.snapshot.as_deref()),
-            props.incarnation
-        );
+        props.data =
+            format!("{}.{:x}", key(&props.name, props.snapshot.as_deref()), props.incarnation);
         self.version(&container.dir, props)
     }
 
     /// A file in which a body of this container can be collected.
     pub(super) fn stage(&self, container: &Container) -> io::Result<Staged> {
-        Staged::create(
-            container
-                .dir
-                .join(format!("staged-{:x}", self.next_serial())),
-        )
+        Staged::create(container.dir.join(format!("staged-{:x}", self.next_serial())))
     }
 
     /// Gives a version its new ETag and time, after a change.
@@ -232,11 +221,7 @@ impl Storage {
         let mut used = HashSet::new();
         for item in std::fs::read_dir(&dir)? {
             let path = item?.path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name == "container.json" {
                 continue;
             }
@@ -255,11 +240,7 @@ impl Storage {
         }
         // What no sidecar names is left over from something that was never answered.
         for path in files {
-            let stem = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let extension = path.extension().unwrap_or_default();
             let known = extension == "data" || extension == "pages";
             if !(known && used.contains(&stem)) {
@@ -267,29 +248,15 @@ impl Storage {
             }
         }
         let entry = |(name, state): (String, EntryState)| {
-            (
-                name.clone(),
-                Arc::new(Entry {
-                    name,
-                    state: RwLock::new(state),
-                }),
-            )
+            (name.clone(), Arc::new(Entry { name, state: RwLock::new(state) }))
         };
         let blobs = blobs.into_iter().map(entry).collect();
-        Ok(Container {
-            dir,
-            info: RwLock::new(info),
-            blobs: RwLock::new(blobs),
-        })
+        Ok(Container { dir, info: RwLock::new(info), blobs: RwLock::new(blobs) })
     }
 
     fn load_version(&self, dir: &Path, sidecar: &Path, props: Properties) -> io::Result<Version> {
         let mut version = self.version(dir, props);
-        let changed = |path: &Path| {
-            std::fs::metadata(path)
-                .and_then(|data| data.modified())
-                .ok()
-        };
+        let changed = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
         let written = changed(version.data.path()).max(changed(version.log_path()));
         version.replay_log()?;
         // A kill in the middle of a resize leaves bytes beyond the size that was written first.
@@ -317,10 +284,7 @@ fn key(name: &str, snapshot: Option<&str>) -> String {
     hash.update(name);
     hash.update([0]);
     hash.update(snapshot.unwrap_or_default());
-    hash.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Container {
@@ -332,16 +296,9 @@ impl Container {
     pub(super) fn with_entry<T>(&self, name: &str, change: impl FnOnce(&mut EntryState) -> T) -> T {
         loop {
             let entry = self.entry(name).unwrap_or_else(|| {
-                let fresh = || Entry {
-                    name: name.to_owned(),
-                    state: RwLock::default(),
-                };
+                let fresh = || Entry { name: name.to_owned(), state: RwLock::default() };
                 let mut blobs = self.blobs.write();
-                Arc::clone(
-                    blobs
-                        .entry(name.to_owned())
-                        .or_insert_with(|| Arc::new(fresh())),
-                )
+                Arc::clone(blobs.entry(name.to_owned()).or_insert_with(|| Arc::new(fresh())))
             });
             let mut state = entry.state.write();
             if state.detached {
@@ -359,10 +316,7 @@ impl Container {
 
     fn forget(&self, entry: &Arc<Entry>) {
         let mut blobs = self.blobs.write();
-        if blobs
-            .get(&entry.name)
-            .is_some_and(|found| Arc::ptr_eq(found, entry))
-        {
+        if blobs.get(&entry.name).is_some_and(|found| Arc::ptr_eq(found, entry)) {
             blobs.remove(&entry.name);
         }
     }

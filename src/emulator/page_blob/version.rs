@@ -92,21 +92,18 @@ impl Version {
     pub(super) fn copy_content(&mut self, source: &Self) -> io::Result<()> {
         let size = source.props.size;
         if source.props.kind == Kind::Page {
-            self.data
-                .copy_from(&source.data, source.pages.data(0, size))?;
+            self.data.copy_from(&source.data, source.pages.data(0, size))?;
             self.pages = source.pages.clone();
             self.rewrite_log()
         } else {
-            self.data
-                .copy_from(&source.data, std::iter::once((0, size)))
+            self.data.copy_from(&source.data, std::iter::once((0, size)))
         }
     }
 
     /// As [`Version::copy_content`], for a blob of its own: what is known of changes stays behind.
     pub(super) fn copy_pages(&mut self, source: &Self) -> io::Result<()> {
         let size = source.props.size;
-        self.data
-            .copy_from(&source.data, source.pages.data(0, size))?;
+        self.data.copy_from(&source.data, source.pages.data(0, size))?;
         for (start, end) in source.pages.data(0, size) {
             self.pages.write(start, end, 0);
         }

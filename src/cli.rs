@@ -4,13 +4,20 @@
 //! then one line on stderr that names the thing and the remedy.
 
 mod credentials;
+#[cfg(feature = "emulator")]
+mod demo;
+#[cfg(feature = "emulator")]
+mod emulator;
 mod mount_point;
+#[cfg(feature = "emulator")]
+mod scratch;
 mod serve;
 mod start;
 mod unmount;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +41,12 @@ enum Command {
     /// Write everything to the service and unmount
     #[command(visible_alias = "umount")]
     Unmount(UnmountArgs),
+    /// Try it without an account: a built-in server and its mount
+    #[cfg(feature = "emulator")]
+    Demo(DemoArgs),
+    /// Run a built-in server, in the foreground
+    #[cfg(feature = "emulator")]
+    Emulator(EmulatorArgs),
 }
 
 #[derive(Args)]
@@ -62,6 +75,56 @@ struct UnmountArgs {
     /// Give up after this time; the tree stays mounted
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
     timeout: Duration,
+}
+
+#[cfg(feature = "emulator")]
+#[derive(Args)]
+struct DemoArgs {
+    /// Where to keep blobs and mount them; a temporary directory if left out
+    dir: Option<PathBuf>,
+    /// Run COMMAND there, then unmount and exit with its code
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[cfg(feature = "emulator")]
+#[derive(Args)]
+struct EmulatorArgs {
+    #[command(subcommand)]
+    service: EmulatedService,
+}
+
+#[cfg(feature = "emulator")]
+#[derive(Subcommand)]
+enum EmulatedService {
+    /// Azure page blobs, as the account devstoreaccount1
+    PageBlob(PageBlobArgs),
+}
+
+#[cfg(feature = "emulator")]
+#[derive(Args)]
+struct PageBlobArgs {
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:10000")]
+    listen: std::net::SocketAddr,
+    /// Where to keep the blobs; a temporary directory if left out
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Create this container unless it is there (may be given several times)
+    #[arg(long = "container", value_name = "NAME")]
+    containers: Vec<String>,
+    /// Answer every request this much later
+    #[arg(long, value_name = "TIME", value_parser = latency)]
+    latency: Option<Duration>,
+    /// Bytes a second of each connection
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    connection_rate: Option<u64>,
+    /// Requests and bytes a second of each blob, as 500req,60MiB
+    #[arg(long, value_name = "LIMITS", value_parser = throttle)]
+    throttle: Option<config::Throttle>,
+    /// Rules that make requests go wrong, as JSON
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
 }
 
 /// Runs the command in `args`, the first of which is the program's name. Gives the exit code.
@@ -101,6 +164,20 @@ fn execute(command: Command) -> Result<u8, Failure> {
             log_file: args.log_file,
         }),
         Command::Unmount(args) => unmount::unmount(&args.mount_point, args.timeout),
+        #[cfg(feature = "emulator")]
+        Command::Demo(args) => demo::demo(args.dir, &args.command),
+        #[cfg(feature = "emulator")]
+        Command::Emulator(EmulatorArgs { service: EmulatedService::PageBlob(args) }) => {
+            emulator::page_blob(emulator::Settings {
+                listen: args.listen,
+                data: args.data,
+                containers: args.containers,
+                latency: args.latency.unwrap_or_default(),
+                connection_rate: args.connection_rate,
+                throttle: args.throttle,
+                faults: args.faults,
+            })
+        }
     }
 }
 
@@ -126,6 +203,24 @@ fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time, such as 30, 0.5 or 200ms".to_owned())
 }
 
+#[cfg(feature = "emulator")]
+fn latency(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "expected a time, such as 10ms".to_owned())
+}
+
+#[cfg(feature = "emulator")]
+fn rate(text: &str) -> Result<u64, String> {
+    config::parse_size(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "expected bytes a second, such as 60MiB".to_owned())
+}
+
+#[cfg(feature = "emulator")]
+fn throttle(text: &str) -> Result<config::Throttle, String> {
+    config::parse_throttle(text)
+        .ok_or_else(|| "expected limits a second, such as 500req,60MiB, 500req or 60MiB".to_owned())
+}
+
 /// Why a command failed: exit code and line.
 struct Failure {
     code: u8,
@@ -149,9 +244,19 @@ impl Failure {
     }
 }
 
-/// Writes one line to stderr.
+/// Writes one line to stderr. A stderr that is gone does not end the process, as it would with the
+/// macros of the standard library.
 fn complain(line: &str) {
-    serve::write_stderr(&format!("blobdir: {}\n", line.replace(['\n', '\r'], " ")));
+    let line = format!("blobdir: {}\n", line.replace(['\n', '\r'], " "));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Writes text to stdout.
+#[cfg(feature = "emulator")]
+fn print(text: &str) {
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(text.as_bytes());
+    let _ = stdout.flush();
 }
 
 /// What every command says of a tree that cannot be unmounted because of its users.

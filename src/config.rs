@@ -147,7 +147,9 @@ impl MountConfig {
     /// Errors: an unknown scheme or option, a malformed value, or what the backend says of its
     /// source. No message holds the value of an option that is not mount-wide: it may be a secret.
     pub fn new(request: MountRequest<'_>) -> Result<MountConfig, ConfigError> {
-        let scheme = backend::scheme_of(request.source)?;
+        // What follows a question mark may be a SAS, and a message about the scheme shows the rest.
+        let place = request.source.split('?').next().unwrap_or_default();
+        let scheme = backend::scheme_of(place)?;
         let mut wide = MountWide::new(request.caller);
         let mut of_scheme = BTreeMap::new();
         for word in request.options.iter().flat_map(|text| split(text)) {

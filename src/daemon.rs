@@ -185,9 +185,11 @@ pub fn become_io_flusher() {
 /// A signal that somebody sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: end in good order.
-    Stop,
-    /// SIGHUP.
+    /// SIGTERM: end in good order.
+    Terminate,
+    /// SIGINT, Ctrl-C: the same, from the terminal.
+    Interrupt,
+    /// SIGHUP: the terminal has gone.
     HangUp,
 }
 
@@ -219,7 +221,8 @@ impl Signals {
             let failed = unsafe { libc::sigwait(&raw const self.set, &raw mut number) };
             match (failed, number) {
                 (0, libc::SIGHUP) => return Signal::HangUp,
-                (0, _) => return Signal::Stop,
+                (0, libc::SIGINT) => return Signal::Interrupt,
+                (0, _) => return Signal::Terminate,
                 // Interrupted by a debugger, on some kernels.
                 _ => {}
             }

@@ -158,15 +158,19 @@ impl Mounted {
             flushed.clone()?;
         }
         if !self.life.get().session_ended {
-            match mounts::unmount(&self.mount_point, false) {
-                Ok(()) => {}
+            let ended_by = match mounts::unmount(&self.mount_point, false) {
+                Ok(()) => deadline,
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => match busy {
                     IfBusy::Refuse => return Err(UnmountError::Busy),
-                    IfBusy::Detach => self.detach()?,
+                    IfBusy::Detach => {
+                        self.detach()?;
+                        // Users who stay would hold the session for as long as they like.
+                        Instant::now() + SHUTDOWN
+                    }
                 },
                 Err(error) => return Err(self.failed(&error.to_string())),
-            }
-            self.life.wait_until(Some(deadline), |life| life.session_ended);
+            };
+            self.life.wait_until(Some(ended_by), |life| life.session_ended);
         }
         // Closing the last handles may have left something to write.
         self.flush_until(deadline.max(Instant::now() + SHUTDOWN))

@@ -1,7 +1,7 @@
 //! The contract of the port, asked of every store.
 
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 #![cfg(feature = "emulator")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //!
 //! How the sources are read, and what the checker refuses, says `support/imports.rs`.
 
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
+
 #[path = "support/imports.rs"]
 mod imports;
 

@@ -2,7 +2,7 @@
 //! a request costs, and what users are told.
 
 #![cfg(feature = "emulator")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 
 #[path = "support/rest.rs"]
 mod rest;

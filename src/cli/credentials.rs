@@ -10,10 +10,11 @@ use std::process::Command;
 
 use super::Failure;
 
-/// Where Azure's own tools look for a SAS.
+/// Where Azure's own tools look for a SAS, for the hint.
 const SAS_VARIABLE: &str = "AZURE_STORAGE_SAS_TOKEN";
-/// Set by a process for the one that it becomes, which must find nothing more to take out.
-const TAKEN_OUT: &str = "BLOBDIR_SAS_TAKEN_OUT";
+/// By which a process hands a SAS to the one that it becomes. Not [`SAS_VARIABLE`], because what is
+/// typed counts more than what the environment says otherwise.
+const HANDED_OVER: &str = "BLOBDIR_SOURCE_SAS";
 
 /// The arguments, if there is no secret in them. If there is a SAS, this process starts itself again
 /// without it, with a hint on stderr, and this call does not return.
@@ -36,7 +37,7 @@ pub(super) fn take_out_of(mut args: Vec<OsString>) -> Result<Vec<OsString>, Fail
         }
     }
     let Some(sas) = sas else { return Ok(args) };
-    if std::env::var_os(TAKEN_OUT).is_some() {
+    if std::env::var_os(HANDED_OVER).is_some() {
         return Err(Failure::usage(format!(
             "the SAS cannot be taken out of the command line; put it into {SAS_VARIABLE}"
         )));
@@ -49,12 +50,19 @@ pub(super) fn take_out_of(mut args: Vec<OsString>) -> Result<Vec<OsString>, Fail
     let error = Command::new("/proc/self/exe")
         .arg0(args.next().unwrap_or_else(|| "blobdir".into()))
         .args(args)
-        .env(SAS_VARIABLE, sas)
-        .env(TAKEN_OUT, "1")
+        .env(HANDED_OVER, sas)
         .exec();
     Err(Failure::other(format!(
         "cannot start again without the SAS in the command line ({error}); put it into {SAS_VARIABLE}"
     )))
+}
+
+/// The source as it was typed, with its SAS. For the backend alone.
+pub(super) fn rejoin(source: &str) -> String {
+    match std::env::var(HANDED_OVER) {
+        Ok(sas) => format!("{source}?{sas}"),
+        Err(_) => source.to_owned(),
+    }
 }
 
 /// Splits an argument with a signature in its query into what is before the query and the query.

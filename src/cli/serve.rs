@@ -9,7 +9,7 @@
 //! | warned | ended, exit 1 | a signal after [`READING_TIME`]: drops it and says so |
 //! | ending, warned | ended | all was written (exit 0) or could not be (exit 1) |
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -193,7 +193,7 @@ fn watch(signals: Signals, process: Arc<Process>) -> io::Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         loop {
             match signals.wait() {
-                Signal::Stop => process.stop_signal(Instant::now()),
+                Signal::Terminate | Signal::Interrupt => process.stop_signal(Instant::now()),
                 // A terminal that closes does not end a mount that others may use.
                 Signal::HangUp => log::info!(target: "mount", "SIGHUP ignored"),
             }
@@ -241,9 +241,4 @@ fn line_of(error: &UnmountError, mount_point: &Path) -> String {
         UnmountError::Busy => super::busy_line(mount_point),
         UnmountError::Failed(line) => line.clone(),
     }
-}
-
-/// Used by [`super::complain`]: a stderr that is gone must not end the process, as `eprintln` would.
-pub(super) fn write_stderr(line: &str) {
-    let _ = io::stderr().write_all(line.as_bytes());
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Failure, mount_point, serve};
+use super::{Failure, credentials, mount_point, serve};
 use crate::config::{MountConfig, MountRequest};
 use crate::daemon::{self, Report, Side};
 use crate::logging;
@@ -21,7 +21,7 @@ pub(super) struct Mount {
 pub(super) fn mount(typed: &Mount) -> Result<u8, Failure> {
     let caller = daemon::caller();
     let mut config = MountConfig::new(MountRequest {
-        source: &typed.source,
+        source: &credentials::rejoin(&typed.source),
         mount_point: typed.mount_point.clone(),
         options: &typed.options,
         env: &|name| std::env::var(name).ok(),

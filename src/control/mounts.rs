@@ -49,6 +49,14 @@ pub fn at(path: &Path) -> io::Result<Option<Mount>> {
     Ok(find(&table, path))
 }
 
+/// Whether anything is mounted at `path` or below it.
+///
+/// Errors: `/proc` cannot be read.
+pub fn any_below(path: &Path) -> io::Result<bool> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(all(&table).any(|mount| mount.mount_point.starts_with(path)))
+}
+
 /// The absolute path of `dir` without asking the file system that is mounted there, which may not
 /// answer. Falls back to the text itself where even its parent cannot be resolved.
 pub fn locate(dir: &Path) -> PathBuf {
@@ -110,7 +118,12 @@ fn unmount_by_helper(path: &Path, lazily: bool) -> io::Result<()> {
 }
 
 fn find(table: &[u8], path: &Path) -> Option<Mount> {
-    table.split(|byte| *byte == b'\n').filter_map(parse).rfind(|mount| mount.mount_point == path)
+    // A later mount covers an earlier one.
+    all(table).filter(|mount| mount.mount_point == path).last()
+}
+
+fn all(table: &[u8]) -> impl Iterator<Item = Mount> {
+    table.split(|byte| *byte == b'\n').filter_map(parse)
 }
 
 /// One line, as proc_pid_mountinfo(5) describes it: six fields, optional fields, `-`, three fields.
@@ -166,6 +179,7 @@ mod tests {
         let upper = find(TABLE, Path::new("/mnt/c")).unwrap();
         assert_eq!(upper.fs_type, "fuse.sshfs");
         assert!(!upper.is_ours());
+        assert!(all(TABLE).any(|mount| mount.mount_point.starts_with("/mnt")));
         assert!(find(TABLE, Path::new("/mnt/back\\slash")).is_some());
         assert_eq!(find(TABLE, Path::new("/mnt")), None);
     }

@@ -1,7 +1,11 @@
 //! Mounting: one FUSE session over one tree, served by threads of its own.
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,8 +62,13 @@ impl Session {
         fuse.n_threads = Some(THREADS);
         fuse.clone_fd = true;
         let callbacks = Callbacks::new(vfs, runtime, config.deadline);
-        let session = fuser::Session::new(callbacks, &config.mount_point, &fuse)?;
-        let background = session.spawn()?;
+        let acl = fuse.acl;
+        let session = match mount_with_type(config)? {
+            Some(device) => fuser::Session::from_fd(callbacks, device, acl, fuse)
+                .inspect_err(|_| detach(&config.mount_point))?,
+            None => fuser::Session::new(callbacks, &config.mount_point, &fuse)?,
+        };
+        let background = session.spawn().inspect_err(|_| detach(&config.mount_point))?;
         if let Err(error) = tune(&config.mount_point) {
             // Only root may; everything works without, sequential reads up to a third slower.
             log::info!(target: "fuse", "kernel readahead left as it is: {error}");
@@ -67,9 +76,63 @@ impl Session {
         Ok(Session { background })
     }
 
-    /// Waits until the kernel ends the session.
+    /// Waits until the kernel ends the session, which it does when the tree was unmounted and nobody
+    /// is in it any more.
     pub fn wait(self) -> io::Result<()> {
         self.background.join()
+    }
+}
+
+/// Mounts as root, so that the kernel shows the type `fuse.blobdir`: `fuser` mounts plain `fuse`, by
+/// which nobody could tell our mounts from others. `None` if this process may not mount; then `fuser`
+/// asks fusermount3, which knows subtypes.
+fn mount_with_type(config: &Config) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: neither call has arguments or memory effects, and neither fails.
+    let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+    if user != 0 {
+        return Ok(None);
+    }
+    let device = File::options().read(true).write(true).open("/dev/fuse")?;
+    let mode = fs::metadata(&config.mount_point)?.mode();
+    let mut data = format!(
+        "fd={},rootmode={mode:o},user_id={user},group_id={group},default_permissions",
+        device.as_raw_fd()
+    );
+    if config.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = libc::MS_NODEV | libc::MS_NOSUID | libc::MS_NOATIME;
+    if config.read_only {
+        flags |= libc::MS_RDONLY;
+    }
+    let source = CString::new(config.label.as_str())?;
+    let target = CString::new(config.mount_point.as_os_str().as_bytes())?;
+    let data = CString::new(data)?;
+    // SAFETY: all are C strings that outlive the call.
+    let failed = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            c"fuse.blobdir".as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    };
+    if failed == 0 {
+        return Ok(Some(device.into()));
+    }
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// Takes away a mount that nobody will serve.
+fn detach(mount_point: &Path) {
+    if let Ok(name) = CString::new(mount_point.as_os_str().as_bytes()) {
+        // SAFETY: `name` is a C string that outlives the call.
+        unsafe { libc::umount2(name.as_ptr(), libc::MNT_DETACH) };
     }
 }
 

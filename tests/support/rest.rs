@@ -1,6 +1,8 @@
 //! The few requests to a Blob service that tests need and the file system never makes, signed with the
 //! emulators' public key.
 
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
+
 use std::time::SystemTime;
 
 use base64::Engine as _;

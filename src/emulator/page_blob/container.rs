@@ -2,6 +2,8 @@
 //!
 //! Knows nothing of what is in a container but that it goes away with it.
 
+use std::io;
+
 use super::access;
 use super::conditions::{Conditions, Current};
 use super::error::{self, Failure, invalid_header};
@@ -24,6 +26,31 @@ fn public_access(call: &Call) -> Result<Option<Public>, Failure> {
         Some("container") => Ok(Some(Public::Container)),
         Some(other) => Err(invalid_header(PUBLIC, other)),
     }
+}
+
+/// Creates a container without a request, unless it is there.
+pub(super) fn ensure(storage: &Storage, account: &str, name: &str) -> io::Result<()> {
+    let invalid = || io::Error::other(format!("{name:?} is no container name"));
+    if !valid_container_name(name) {
+        return Err(invalid());
+    }
+    let account_state = storage.accounts.get(account).ok_or_else(invalid)?;
+    let mut containers = account_state.containers.write();
+    if containers.contains_key(name) {
+        return Ok(());
+    }
+    let info = ContainerInfo {
+        name: name.to_owned(),
+        etag: storage.new_etag(),
+        modified_ms: storage.clock.now_ms(),
+        metadata: Default::default(),
+        public: None,
+        lease: Lease::default(),
+        deleted: false,
+    };
+    let container = storage.create_container(account, info)?;
+    containers.insert(name.to_owned(), container);
+    Ok(())
 }
 
 /// Create Container.

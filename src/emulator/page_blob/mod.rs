@@ -105,6 +105,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Accounts and their keys.
     pub accounts: Vec<AccountKey>,
+    /// Containers that the first account gets unless it has them.
+    pub containers: Vec<String>,
     /// Bearer tokens that are accepted until the server ends. More can be added while it runs.
     pub tokens: Vec<String>,
     /// Added to every request.
@@ -132,6 +134,7 @@ impl Default for Config {
                 name: WELL_KNOWN_ACCOUNT.to_owned(),
                 key: WELL_KNOWN_KEY.to_owned(),
             }],
+            containers: Vec::new(),
             tokens: Vec::new(),
             latency: Duration::ZERO,
             connection_rate: None,
@@ -150,6 +153,7 @@ impl fmt::Debug for Config {
             .field("listen", &self.listen)
             .field("data", &self.data)
             .field("accounts", &self.accounts)
+            .field("containers", &self.containers)
             .field("tokens", &self.tokens.len())
             .field("latency", &self.latency)
             .field("connection_rate", &self.connection_rate)
@@ -320,6 +324,11 @@ pub async fn start(config: Config) -> io::Result<Server> {
     };
     let clock = Arc::new(Clock::default());
     let storage = open(&dir, &config, &clock)?;
+    if let Some(first) = config.accounts.first() {
+        for name in &config.containers {
+            container::ensure(&storage, &first.name, name)?;
+        }
+    }
     let (stop, stopped) = watch::channel(false);
     let service = Arc::new(Service {
         storage,

@@ -105,11 +105,14 @@ impl Vfs {
             self.inodes.detach(&inode);
             return Err(Error::StaleInode);
         }
-        let content = closed.map_or_else(ContentId::fresh, |closed| closed.content);
+        let content = closed.as_ref().map_or_else(ContentId::fresh, |closed| closed.content);
         let unused_reserve =
             |writer: &Arc<dyn BlobMut>| writer.capacity() != len.next_multiple_of(SECTOR);
         let left_behind = writer.as_ref().is_some_and(unused_reserve);
         let file = File::new(Arc::clone(&self.io), content, blob, writer);
+        if let Some(holes) = closed.and_then(|closed| closed.holes) {
+            file.set_known_holes(holes);
+        }
         if left_behind {
             // A writer died with room reserved; what may stand there is not part of the file.
             file.flush(true).await?;
@@ -239,10 +242,11 @@ impl Vfs {
         if handles == 0 && file.is_settled() {
             let mut state = inode.lock();
             let blob = file.blob();
-            state.closed = Some(Closed { content: file.content(), blob: Arc::clone(&blob) });
+            let (content, holes) = (file.content(), file.known_holes());
+            state.closed = Some(Closed { content, blob: Arc::clone(&blob), holes });
             state.set_stat(|stat| {
                 stat.len = file.len();
-                stat.allocated = file.allocated().or(stat.allocated);
+                stat.allocated = file.allocated();
                 stat.modified = file.modified().or(stat.modified);
                 stat.version = Some(blob.version());
             });

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{Error, ROOT, Result};
 use crate::io::file::File;
 use crate::io::page_cache::ContentId;
+use crate::io::span::SpanSet;
 use crate::store::{Blob, Kind, RemotePath, Stat};
 
 /// A file that was closed: what its cached bytes are worth is told by whether a version found later
@@ -22,6 +23,7 @@ use crate::store::{Blob, Kind, RemotePath, Stat};
 pub(super) struct Closed {
     pub(super) content: ContentId,
     pub(super) blob: Arc<dyn Blob>,
+    pub(super) holes: Option<SpanSet>,
 }
 
 /// A numbered name.

@@ -373,7 +373,13 @@ impl Names<'_> {
         let message = match (connecting, error.is_timeout()) {
             _ if error.is_dns() => format!("the name of {to} cannot be resolved: {}", root(error)),
             (true, true) => format!("no connection to {to} within {} s", CONNECT.as_secs()),
-            (true, false) => format!("cannot connect to {to}: {}", root(error)),
+            (true, false) => match root(error) {
+                why if why.contains("certificate") => format!(
+                    "cannot trust {to}: {why}; if that is your own service, install its CA \
+                     certificate on this host or name it by SSL_CERT_FILE"
+                ),
+                why => format!("cannot connect to {to}: {why}"),
+            },
             (false, _) => format!("the connection to {to} broke: {}", chain(error)),
         };
         Failure {

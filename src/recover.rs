@@ -3,7 +3,6 @@
 //! The second composition root beside [`crate::mount`]: it puts a recovery file and a store together,
 //! without a tree.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ const COMPARED: u64 = 4 << 20;
 /// A blob that is gone, or ends before them, differs in all of them.
 ///
 /// Errors: as for [`Store::open`] and [`Blob::read`], but for `NotFound`.
-pub async fn differences(recovery: &Recovery, store: &dyn Store) -> Result<Vec<Range<u64>>> {
+pub async fn differences(recovery: &Recovery, store: &dyn Store) -> Result<Vec<Span>> {
     let mut differ = SpanSet::new();
     let blob = match store.open(&path_of(recovery)?, Access::Read).await {
         Ok(Opened::Read(blob)) => Some(blob),
@@ -51,7 +50,7 @@ pub async fn differences(recovery: &Recovery, store: &dyn Store) -> Result<Vec<R
             }
         }
     }
-    Ok(differ.parts(Span::between(0, u64::MAX)).into_iter().map(Span::range).collect())
+    Ok(differ.parts(Span::between(0, u64::MAX)))
 }
 
 /// Writes the kept sectors into the blob, which must exist, as its sole writer. It is made long enough
@@ -141,7 +140,10 @@ mod tests {
         store.put("disk", &[1; 4096]);
         let zeros = Taken { span: Span::at(2048, 512), bytes: None };
         let recovery = kept(vec![data(0, vec![1; 512]), data(512, vec![2; 1024]), zeros], 4096);
-        assert_eq!(differences(&recovery, &store).await.unwrap(), [512..1536, 2048..2560]);
+        assert_eq!(
+            differences(&recovery, &store).await.unwrap(),
+            [Span::between(512, 1536), Span::between(2048, 2560)]
+        );
         apply(&recovery, &store, &config()).await.unwrap();
         assert_eq!(differences(&recovery, &store).await.unwrap(), []);
         let mut want = vec![1; 4096];
@@ -157,7 +159,7 @@ mod tests {
         let mut sector = vec![3; 512];
         sector[188..].fill(0);
         let recovery = kept(vec![data(512, sector)], 700);
-        assert_eq!(differences(&recovery, &store).await.unwrap(), [512..700]);
+        assert_eq!(differences(&recovery, &store).await.unwrap(), [Span::between(512, 700)]);
         apply(&recovery, &store, &config()).await.unwrap();
         let mut want = vec![0; 700];
         want[..100].fill(1);
@@ -169,7 +171,7 @@ mod tests {
     async fn a_blob_that_is_gone_differs_in_everything_and_is_not_made_again() {
         let store = MemoryStore::new();
         let recovery = kept(vec![data(0, vec![1; 512])], 512);
-        assert_eq!(differences(&recovery, &store).await.unwrap(), [0..512]);
+        assert_eq!(differences(&recovery, &store).await.unwrap(), [Span::between(0, 512)]);
         let error = apply(&recovery, &store, &config()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }

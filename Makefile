@@ -60,10 +60,10 @@ test: ## every test, with the totals at the end
 	  END { printf "%d passed, %d failed, %d ignored\n", passed, failed, ignored }' target/test.log; \
 	exit $$status
 
+# All rows take about four minutes; for less of it: make bench ARGS="--quick --row write".
 .PHONY: bench
-bench: ## the figures, each as a ratio
-	@tests/support/setup.sh rust
-	$(CARGO) bench --locked
+bench: build ## the figures, each as a ratio
+	$(CARGO) bench --locked --bench figures -- $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here

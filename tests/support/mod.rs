@@ -141,6 +141,11 @@ impl Mount {
         mount
     }
 
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("present until unmount or drop").id()
+    }
+
     /// The mounted tree.
     pub(crate) fn path(&self) -> &Path {
         &self.path

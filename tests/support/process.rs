@@ -66,6 +66,11 @@ impl Process {
         Process { child, log, _directory: directory }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log)

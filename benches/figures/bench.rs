@@ -13,15 +13,12 @@ use crate::client::{self, Client};
 use crate::daemon::{Cpu, Daemon};
 use crate::data::MIB;
 use crate::server::{Counts, Profile, Server};
-use crate::support::account;
 
 /// The blob that every row reads.
 pub(crate) const BLOB: &str = "data";
 /// A smaller one that is read again and again.
 pub(crate) const WARM: &str = "warm";
-/// The container that they are in.
-const CONTAINER: &str = "bench";
-/// The same as a source to mount.
+/// The container that they are in, as a source to mount.
 const SOURCE: &str = "az://devstoreaccount1/bench";
 /// Where a file system in memory is.
 const MEMORY: &str = "/dev/shm";
@@ -130,7 +127,6 @@ impl Bench {
             in_memory,
         };
         bench.serve(Profile::Plain);
-        account::create_container(bench.endpoint(), CONTAINER);
         let client = bench.client(8);
         client.fill(BLOB, scale.len);
         client.fill(WARM, scale.warm);
@@ -152,7 +148,7 @@ impl Bench {
     }
 
     fn endpoint(&self) -> &str {
-        &self.server().endpoint
+        self.server().endpoint()
     }
 
     /// A file beside the server's data, if that is in memory.

@@ -45,11 +45,7 @@ struct Arguments {
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1).peekable();
-    if args.peek().map(String::as_str) == Some(server::SERVE) {
-        return server::serve(args.skip(1));
-    }
-    let arguments = match parse(args) {
+    let arguments = match parse(std::env::args().skip(1)) {
         Ok(arguments) => arguments,
         Err(line) => {
             eprintln!("figures: {line}");

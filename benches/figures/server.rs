@@ -1,20 +1,16 @@
-//! The emulator in a process of its own: this program again, called with [`SERVE`].
+//! The emulator in a process of its own, and what it has counted.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use blobdir::emulator::page_blob::{Config, Throttle, WELL_KNOWN_ACCOUNT, serve_blocking};
-
 use crate::daemon::Cpu;
-use crate::data::MIB;
-use crate::support::Process;
+use crate::support::Emulator;
 
-/// The argument that makes this program the server.
-pub(crate) const SERVE: &str = "--serve";
+/// The container of the blobs.
+pub(crate) const CONTAINER: &str = "bench";
 /// How long the server may take to tell its counters.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -30,65 +26,35 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    const ALL: [Profile; 3] = [Profile::Plain, Profile::Distant, Profile::Throttled];
-
-    fn name(self) -> &'static str {
+    /// Options of the emulator.
+    fn options(self) -> &'static [&'static str] {
         match self {
-            Profile::Plain => "plain",
-            Profile::Distant => "distant",
-            Profile::Throttled => "throttled",
+            Profile::Plain => &[],
+            Profile::Distant => &["--latency", "10ms", "--connection-rate", "60MiB"],
+            Profile::Throttled => &["--throttle", "500req,60MiB"],
         }
     }
-
-    fn config(self) -> Config {
-        let config = Config::default();
-        match self {
-            Profile::Plain => config,
-            Profile::Distant => Config {
-                latency: Duration::from_millis(10),
-                connection_rate: Some(60 * MIB),
-                ..config
-            },
-            Profile::Throttled => Config { throttle: Some(Throttle::STANDARD), ..config },
-        }
-    }
-}
-
-/// Serves until it is told to end. Arguments: the name of a profile, and the directory of the data.
-pub(crate) fn serve(mut args: impl Iterator<Item = String>) {
-    let name = args.next().expect("the name of a profile");
-    let data = args.next().map(PathBuf::from);
-    let profile = Profile::ALL.into_iter().find(|profile| profile.name() == name);
-    let config = Config { data, ..profile.expect("a profile").config() };
-    serve_blocking(config, |addr| {
-        println!("http://{addr}/{WELL_KNOWN_ACCOUNT}");
-    })
-    .expect("the emulator serves");
 }
 
 /// A server that runs; it ends when dropped.
 #[derive(Debug)]
-pub(crate) struct Server {
-    process: Process,
-    /// The URL of the account.
-    pub(crate) endpoint: String,
-}
+pub(crate) struct Server(Emulator);
 
 impl Server {
     /// Starts one over the data in `data`, which earlier ones may have left there.
     pub(crate) fn start(profile: Profile, data: &Path) -> Server {
-        let mut command = Command::new(std::env::current_exe().expect("the path of this program"));
-        command.arg(SERVE).arg(profile.name()).arg(data);
-        let (process, stdout) = Process::start_piped(command);
-        let mut endpoint = String::new();
-        let read = BufReader::new(stdout).read_line(&mut endpoint);
-        assert!(matches!(read, Ok(1..)), "the emulator did not start: {}", process.log());
-        Server { process, endpoint: endpoint.trim().to_owned() }
+        let options = [&["--container", CONTAINER], profile.options()].concat();
+        Server(Emulator::start_with(data, &options))
+    }
+
+    /// The URL of the account.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.0.endpoint
     }
 
     /// What it has counted so far.
     pub(crate) fn counts(&self) -> Counts {
-        let authority = self.endpoint.trim_start_matches("http://");
+        let authority = self.endpoint().trim_start_matches("http://");
         let authority = authority.split('/').next().expect("an authority");
         let mut answer = String::new();
         let mut ask = || -> std::io::Result<()> {
@@ -107,7 +73,7 @@ impl Server {
 
     /// The CPU that it has used.
     pub(crate) fn cpu(&self) -> Cpu {
-        Cpu::of(self.process.id())
+        Cpu::of(self.0.pid())
     }
 }
 

@@ -69,8 +69,14 @@ pub(crate) struct Emulator {
 impl Emulator {
     /// Starts it and waits until it has said where it is.
     pub(crate) fn start(data: &Path) -> Emulator {
+        Emulator::start_with(data, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(data: &Path, options: &[&str]) -> Emulator {
         let mut command = Command::new(BLOBDIR);
         command.args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        command.args(options);
         let (process, stdout) = Process::start_piped(command);
         let (sender, lines) = mpsc::channel();
         // Reads to the end, so that the server never blocks on a full pipe.
@@ -97,6 +103,11 @@ impl Emulator {
                 return Emulator { process, environment, endpoint: endpoint.to_owned() };
             }
         }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.

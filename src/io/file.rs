@@ -111,6 +111,11 @@ impl Frozen {
     pub fn thaw_renamed(mut self, writer: Arc<dyn BlobMut>) {
         self.renamed = Some(writer);
     }
+
+    /// Nothing can be sent under any name: every later write, fsync and close fails.
+    pub fn fail(self, error: Error) {
+        self.file.state.lock().fail(error);
+    }
 }
 
 impl Drop for Frozen {

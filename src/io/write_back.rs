@@ -563,14 +563,18 @@ impl State {
     /// nowhere to go, so the file fails for good instead of being tried for ever.
     fn note_gone(&mut self, error: &Error) {
         if error.kind() == ErrorKind::Stale && self.failed.is_none() && !self.orphan {
-            log::error!(
-                target: "io",
-                "{error}; every later write, fsync and close of this file fails; {} bytes are not \
-                 confirmed",
-                self.dirty.charged()
-            );
-            self.failed = Some(error.clone());
+            self.fail(error.clone());
         }
+    }
+
+    /// From now on every write, fsync and close fails for this reason.
+    pub(super) fn fail(&mut self, error: Error) {
+        log::error!(
+            target: "io",
+            "{error}; every later write, fsync and close of this file fails; {} bytes are not confirmed",
+            self.dirty.charged()
+        );
+        self.failed = Some(error);
     }
 
     fn may_send(&self) -> bool {

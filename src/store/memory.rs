@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 
 use super::{
     Access, Blob, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListEntry,
-    ListPage, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink, Stat, Store, Version,
-    WriteModel,
+    ListPage, Moved, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink, Stat, Store,
+    Version, WriteModel,
 };
 
 /// Unit of storage, in bytes: a sector, so that clearing one gives it back.
@@ -310,7 +310,7 @@ impl Store for MemoryStore {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<Moved>> {
         Box::pin(async move {
             self.pause("rename", from).await?;
             let content = match self.shared.node(from) {
@@ -326,7 +326,7 @@ impl Store for MemoryStore {
                 _ => {}
             }
             let mut names = self.shared.names.lock();
-            let copy = {
+            let (copy, moved) = {
                 let mut old = content.lock();
                 let copy = Content {
                     len: old.len,
@@ -336,8 +336,9 @@ impl Store for MemoryStore {
                     sectors: old.sectors.clone(),
                     in_flight: Vec::new(),
                 };
+                let moved = Moved { from: version(old.version), to: version(copy.version) };
                 old.version = 0;
-                copy
+                (copy, moved)
             };
             names.remove(from.as_str());
             match names.get(to.as_str()) {
@@ -348,7 +349,7 @@ impl Store for MemoryStore {
                     names.insert(to.as_str().to_owned(), copy);
                 }
             }
-            Ok(())
+            Ok(moved)
         })
     }
 

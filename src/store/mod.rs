@@ -150,6 +150,15 @@ pub enum Replace {
     Refused,
 }
 
+/// A blob that was moved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// The version under the old name.
+    pub from: Version,
+    /// The version under the new name; its content is the same.
+    pub to: Version,
+}
+
 /// A remote namespace. Calls may run concurrently and in any order.
 ///
 /// Every call ends within the store's own deadline. Paths are relative to what was mounted; the
@@ -193,8 +202,8 @@ pub trait Store: Send + Sync + Debug {
         version: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<()>>;
 
-    /// Moves a blob. The source is removed only in the version that was copied, so that nothing
-    /// written meanwhile is lost (`Stale`; both names exist then).
+    /// Moves a blob, and tells which versions that was about. The source is removed only in the version
+    /// that was copied, so that nothing written meanwhile is lost (`Stale`; both names exist then).
     ///
     /// Errors: `AlreadyExists` as `replace` says, `IsDirectory` for a directory at either name.
     fn rename<'a>(
@@ -202,7 +211,7 @@ pub trait Store: Send + Sync + Debug {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>>;
+    ) -> BoxFuture<'a, Result<Moved>>;
 
     /// Makes an empty directory. `AlreadyExists` if the name is taken.
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;

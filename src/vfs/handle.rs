@@ -289,6 +289,9 @@ impl Vfs {
         match self.store.open(&path, Access::Read).await {
             Ok(store::Opened::Read(blob)) if file.blob().continues(&blob.version()) => {
                 file.make_read_only(blob);
+                let mut state = inode.lock();
+                state.learn_from(file);
+                state.set_learnt();
             }
             Ok(_) => self.inodes.detach(inode),
             Err(error) => log::warn!(target: "vfs", "{path}: {error}"),

@@ -114,16 +114,12 @@ impl Inode {
         if !file.is_settled() {
             return;
         }
-        let blob = file.blob();
         if file.is_writable() {
-            state.learnt = Instant::now();
+            state.set_learnt();
         }
         let (content, holes) = (file.content(), file.known_holes());
-        state.closed = Some(Closed { content, blob: Arc::clone(&blob), holes });
-        state.stat.len = file.len();
-        state.stat.allocated = file.allocated();
-        state.stat.modified = file.modified().or(state.stat.modified);
-        state.stat.version = Some(blob.version());
+        state.closed = Some(Closed { content, blob: file.blob(), holes });
+        state.learn_from(&file);
         state.file = None;
     }
 
@@ -157,6 +153,19 @@ impl Inode {
 }
 
 impl InodeState {
+    /// What is known of it is true now.
+    pub(super) fn set_learnt(&mut self) {
+        self.learnt = Instant::now();
+    }
+
+    /// What its file says of itself, which will not be asked any more.
+    pub(super) fn learn_from(&mut self, file: &File) {
+        self.stat.len = file.len();
+        self.stat.allocated = file.allocated();
+        self.stat.modified = file.modified().or(self.stat.modified);
+        self.stat.version = Some(file.blob().version());
+    }
+
     /// What is known of it now, after an open or a close.
     pub(super) fn set_stat(&mut self, change: impl FnOnce(&mut Stat)) {
         change(&mut self.stat);

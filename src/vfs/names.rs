@@ -8,7 +8,7 @@ use super::handle::OpenFlags;
 use super::inode::Inode;
 use super::{Result, Vfs};
 use crate::io::file::{File, Frozen};
-use crate::store::{Access, Error, ErrorKind, Kind, Opened, RemotePath, Replace, Stat};
+use crate::store::{Access, Error, ErrorKind, Kind, Moved, Opened, RemotePath, Replace, Stat};
 
 impl Vfs {
     /// What `name` in directory `parent` is. The kernel then knows of it once more.
@@ -151,32 +151,70 @@ impl Vfs {
         for inode in both {
             one_at_a_time.push(inode.opening.lock().await);
         }
-        let file = inode.as_ref().and_then(|inode| inode.writable_file());
-        if let Some(file) = &file {
+        let open = inode.as_ref().and_then(|inode| inode.look(|_, file| file.map(Arc::clone)));
+        let file = open.as_ref().filter(|file| file.is_writable());
+        if let Some(file) = file {
             // The service copies what it has: so it must have everything, and get nothing more under
             // the old name.
             file.flush(false).await?;
         }
-        let frozen = freeze(file.as_ref()).await;
+        let frozen = freeze(file).await;
         // Nor must anything written to the file that goes come down upon the one that comes.
         let lost = replaced.as_ref().and_then(|replaced| replaced.writable_file());
         let _lost_frozen = freeze(lost.as_ref()).await;
-        self.rename_in_store(&from, &to, replace).await?;
+        let moved = self.rename_in_store(&from, &to, replace).await?;
         self.inodes.note_removed();
         if let Some(replaced) = &replaced {
             self.lose(replaced).await;
         }
-        if let Some(inode) = &inode {
-            // Its cached bytes belong to the version under the old name.
-            inode.lock().closed = None;
-            self.inodes.rename(inode, &to);
-        }
-        if let Some(frozen) = frozen
-            && let Ok(Opened::Update(writer)) = self.store.open(&to, Access::Update).await
+        let Some(inode) = &inode else { return Ok(()) };
         {
-            frozen.thaw_renamed(writer);
+            let mut state = inode.lock();
+            // Its cached bytes belong to the version under the old name.
+            state.closed = None;
+            state.set_stat(|stat| stat.version = Some(moved.to.clone()));
+        }
+        self.inodes.rename(inode, &to);
+        if let Some(frozen) = frozen {
+            self.follow_writing(&to, &moved, frozen).await;
+        } else if let Some(open) = open {
+            self.follow_reading(inode, &to, &moved, &open).await;
         }
         Ok(())
+    }
+
+    /// Lets a file go on being written under its new name.
+    async fn follow_writing(&self, to: &RemotePath, moved: &Moved, frozen: Frozen) {
+        match self.store.open(to, Access::Update).await {
+            Ok(Opened::Update(writer)) if writer.version() == moved.to => {
+                frozen.thaw_renamed(writer);
+            }
+            Ok(_) => frozen.fail(Error::new(
+                ErrorKind::Stale,
+                "rename",
+                to,
+                "the blob was changed by somebody else right after",
+            )),
+            Err(error) => frozen.fail(error),
+        }
+    }
+
+    /// Lets those who read a file go on under its new name, if that has the content which they read.
+    async fn follow_reading(
+        &self,
+        inode: &Arc<Inode>,
+        to: &RemotePath,
+        moved: &Moved,
+        file: &Arc<File>,
+    ) {
+        if file.blob().continues(&moved.from)
+            && let Ok(Opened::Read(blob)) = self.store.open(to, Access::Read).await
+            && blob.version() == moved.to
+        {
+            file.make_read_only(blob);
+        } else {
+            self.inodes.detach(inode);
+        }
     }
 
     async fn rename_in_store(
@@ -184,7 +222,7 @@ impl Vfs {
         from: &RemotePath,
         to: &RemotePath,
         replace: Replace,
-    ) -> crate::store::Result<()> {
+    ) -> crate::store::Result<Moved> {
         self.store.rename(from, to, replace).await.map_err(|error| {
             let is_directory = error.kind() == ErrorKind::IsDirectory;
             if is_directory && error.target() == from.as_str() { directory(from) } else { error }

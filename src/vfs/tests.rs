@@ -407,6 +407,34 @@ fn an_open_dirty_file_is_renamed_with_what_is_dirty() {
 }
 
 #[test]
+fn those_who_read_a_file_follow_it_to_its_new_name() {
+    run(async {
+        let tree = Tree::new();
+        let data = pattern(3 * MIB, 1);
+        tree.store.put("a", &data);
+        let reader = tree.reader("a").await;
+        assert_eq!(tree.read(reader, 0, 100).await.unwrap(), data[..100]);
+        tree.rename("a", "b", Replace::Allowed).await.unwrap();
+        assert_eq!(tree.read(reader, MIB, 100).await.unwrap(), data[MIB as usize..][..100]);
+        let writer = tree.writer("b").await;
+        tree.write(writer, 2 * MIB, b"new").await.unwrap();
+        assert_eq!(tree.read(reader, 2 * MIB, 3).await.unwrap(), b"new", "shared state");
+        tree.close(writer).await.unwrap();
+        tree.close(reader).await.unwrap();
+        // What somebody else put there meanwhile is not taken for what is read.
+        let reader = tree.reader("b").await;
+        assert_eq!(tree.read(reader, 0, 100).await.unwrap(), data[..100]);
+        tree.store.put("b", &pattern(3 * MIB, 2));
+        tree.rename("b", "c", Replace::Allowed).await.unwrap();
+        assert_eq!(kind(tree.read(reader, 2 * MIB + 9000, 9).await), ErrorKind::Stale);
+        let second = tree.reader("c").await;
+        assert!(tree.read(second, 0, 100).await.unwrap() == pattern(100, 2));
+        tree.close(reader).await.unwrap();
+        tree.close(second).await.unwrap();
+    });
+}
+
+#[test]
 fn a_file_that_is_renamed_over_stays_with_those_who_have_it_open() {
     run(async {
         let tree = Tree::new();

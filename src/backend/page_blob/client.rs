@@ -412,6 +412,8 @@ pub(super) struct Copy {
     pub(super) status: String,
     /// The URL of its source; told of the target alone.
     pub(super) source: String,
+    /// The version of the target.
+    pub(super) etag: Arc<str>,
 }
 
 impl Copy {
@@ -424,6 +426,7 @@ impl Copy {
             id: text(&X_MS_COPY_ID),
             status: text(&X_MS_COPY_STATUS),
             source: text(&X_MS_COPY_SOURCE),
+            etag: Arc::from(text(&ETAG)),
         }
     }
 }

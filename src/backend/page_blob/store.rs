@@ -17,8 +17,8 @@ use super::updates::{MAX_LEN, MAX_UPDATE, UpdatableBlob};
 use super::wire::metadata_headers;
 use super::{length, rename};
 use crate::store::{
-    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Opened,
-    RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
+    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Moved,
+    Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
 };
 
 /// How often replacing a blob begins again because somebody else is replacing it too.
@@ -369,7 +369,7 @@ impl Store for PageBlobStore {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<Moved>> {
         Box::pin(self.rest.within("rename", from, rename::rename(self, from, to, replace)))
     }
 

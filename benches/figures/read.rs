@@ -68,7 +68,7 @@ pub(crate) fn throttled(bench: &Bench) -> Report {
     let sample =
         bench.mounted(|daemon| mib_rate(len, read_through(&daemon.path(BLOB), len, false)));
     let refused = sample.counts.throttled;
-    Report::new(&[sample.clone()], Direction::Read, len, bench.memory_limit())
+    Report::new(std::slice::from_ref(&sample), Direction::Read, len, bench.memory_limit())
         .shown(format!("{:.1} MiB/s", sample.rate), format!("{refused} refused"))
         .target(sample.rate >= THROTTLED, "rate", format!("≥ {THROTTLED} MiB/s"))
 }

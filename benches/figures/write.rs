@@ -57,7 +57,7 @@ pub(crate) fn throttled(bench: &Bench) -> Report {
         bench.mounted(|daemon| mib_rate(len, write_through(&daemon.path(OF_MOUNT), len, MIB)));
     check_and_remove(bench, len);
     let refused = sample.counts.throttled;
-    Report::new(&[sample.clone()], Direction::Write, len, bench.memory_limit())
+    Report::new(std::slice::from_ref(&sample), Direction::Write, len, bench.memory_limit())
         .shown(format!("{:.1} MiB/s", sample.rate), format!("{refused} refused"))
         .target(sample.rate >= THROTTLED, "rate", format!("≥ {THROTTLED} MiB/s"))
 }

@@ -65,7 +65,6 @@ impl Vfs {
         if flags.write {
             self.check_writable(&path)?;
             if let Some(why) = inode.read_only() {
-                log::warn!(target: "vfs", "{path} cannot be written: {why}");
                 return Err(read_only(&path, why).into());
             }
         }
@@ -319,6 +318,6 @@ impl Handle {
 
 fn read_only(path: &RemotePath, why: &str) -> store::Error {
     debug_assert!(!path.is_root(), "a {:?} is never opened for writing", Kind::Directory);
-    let message = format!("{why}; only page blobs are written in place");
+    let message = format!("it is a {why}, and only page blobs are written in place");
     store::Error::new(ErrorKind::ReadOnly, "open", path, message)
 }

@@ -8,6 +8,8 @@
 pub(crate) mod account;
 pub(crate) mod azurite;
 mod process;
+#[cfg(feature = "emulator")]
+pub(crate) mod service;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub(crate) use process::{Process, output_within, wait_until};
+pub(crate) use process::{Output, Process, output_within, wait_until};
 
 /// The command under test.
 pub(crate) const BLOBDIR: &str = env!("CARGO_BIN_EXE_blobdir");
@@ -110,6 +112,16 @@ impl Emulator {
         self.process.id()
     }
 
+    /// Stops it in its tracks, as a machine that is suspended: connections stay and nothing answers.
+    pub(crate) fn suspend(&mut self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&mut self) {
+        self.process.signal(libc::SIGCONT);
+    }
+
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
     pub(crate) fn stop(self) {
         self.process.stop();
@@ -162,11 +174,39 @@ impl Mount {
         &self.path
     }
 
+    /// What the daemon has logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.as_ref().expect("present until unmount or drop").log()
+    }
+
+    /// The daemon's process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("present until unmount or drop")
+    }
+
+    /// Runs `blobdir unmount` with these options besides; whether it succeeded, and what it said.
+    pub(crate) fn try_unmount(&self, options: &[&str]) -> Output {
+        let mut command = Command::new(BLOBDIR);
+        command.arg("unmount").arg(self.path()).args(options);
+        output_within(UNMOUNT_LIMIT, command)
+    }
+
+    /// Whether the kernel still has it.
+    pub(crate) fn is_there(&self) -> bool {
+        is_mounted(&self.path)
+    }
+
     /// Unmounts with `blobdir unmount`; panics unless everything was written and the daemon ended well.
     pub(crate) fn unmount(mut self) {
-        let mut command = Command::new(BLOBDIR);
-        command.arg("unmount").arg(self.path());
-        let output = output_within(UNMOUNT_LIMIT, command);
+        let mut output = self.try_unmount(&[]);
+        // A process that another test starts holds copies of all our files until it has become itself.
+        wait_until(START_LIMIT, || {
+            let busy = output.text.contains("is in use");
+            if busy {
+                output = self.try_unmount(&[]);
+            }
+            !busy
+        });
         let mut process = self.process.take().expect("present until unmount or drop");
         let ended = wait_until(UNMOUNT_LIMIT, || process.has_ended());
         let log = process.log();

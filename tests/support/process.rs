@@ -93,11 +93,6 @@ impl Process {
         self.child.try_wait().ok().flatten().and_then(|status| status.code())
     }
 
-    /// Its number.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Asks it to end.
     pub(crate) fn terminate(&mut self) {
         self.signal(libc::SIGTERM);

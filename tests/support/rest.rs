@@ -2,6 +2,7 @@
 //! emulators' public key.
 
 #![allow(clippy::unwrap_used)] // a test that meets an error is to fail
+#![allow(dead_code)] // each test binary uses its part
 
 use std::time::SystemTime;
 

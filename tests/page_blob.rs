@@ -106,6 +106,7 @@ async fn connect(
         options: &options,
         env: &|name| env.get(name).map(|value| (*value).to_owned()),
         timeout: Duration::from_secs(20),
+        state_dir: Some(support::state_dir()),
     })
     .unwrap();
     backend.connect().await

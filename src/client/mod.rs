@@ -24,6 +24,7 @@ use url::Url;
 pub use self::http::Client;
 pub use self::range::Pin;
 pub use self::request::{Effect, Reply, Request};
+pub use self::retry::pause_after;
 pub use self::status::{Again, Verdict, judge, outcome};
 
 /// Settings of one client.

@@ -260,17 +260,14 @@ impl Vfs {
                 log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
             }
             inode.lock().file = None;
+            close(&path, file).await;
             return;
         }
         if let Err(error) = file.flush(true).await {
             log::error!(target: "vfs", "{path}: kept in memory and tried again: {error}");
             return;
         }
-        if let Some(writer) = file.writer_handle()
-            && let Err(error) = writer.close().await
-        {
-            log::warn!(target: "vfs", "{path}: {error}");
-        }
+        close(&path, file).await;
         if readers == 0 {
             return;
         }
@@ -291,6 +288,15 @@ impl Handle {
             return Ok(());
         }
         Err(Error::BadHandle)
+    }
+}
+
+/// Gives the right to write back.
+async fn close(path: &RemotePath, file: &File) {
+    if let Some(writer) = file.writer_handle()
+        && let Err(error) = writer.close().await
+    {
+        log::warn!(target: "vfs", "{path}: {error}");
     }
 }
 

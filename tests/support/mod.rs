@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +32,12 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The root of the repository.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A state directory that all mounts of this test process share, as those of one host do.
+pub(crate) fn state_dir() -> &'static Path {
+    static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
+    DIRECTORY.get_or_init(|| TempDir::new().expect("a directory for state")).path()
 }
 
 /// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything
@@ -124,6 +130,9 @@ impl Mount {
         command.arg("--foreground");
         if !options.is_empty() {
             command.arg("-o").arg(options.join(","));
+        }
+        if !options.iter().any(|option| option.starts_with("state_dir=")) {
+            command.arg("-o").arg(format!("state_dir={}", state_dir().display()));
         }
         // Nothing of the developer's own accounts and settings may get into a test.
         for (name, _) in std::env::vars_os() {

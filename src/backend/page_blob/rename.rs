@@ -41,8 +41,10 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    copy(&store.rest, &source, &version, &target, replaced).await?;
-    store.rest.delete(&source, &Condition::etag(&version.0)).await
+    copy(store, &source, &version, &target, replaced).await?;
+    store.rest.delete(&source, &Condition::etag(&version.0), store.leases.id_of(&source)).await?;
+    store.leases.forget(&source).await;
+    Ok(())
 }
 
 fn taken(path: &RemotePath) -> Error {
@@ -52,7 +54,7 @@ fn taken(path: &RemotePath) -> Error {
 /// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
 /// the end of it.
 async fn copy(
-    rest: &Rest,
+    store: &PageBlobStore,
     source: &Address,
     version: &Version,
     target: &Address,
@@ -62,7 +64,9 @@ async fn copy(
         Some(version) => Condition::etag(&version.0),
         None => Condition::Absent,
     };
-    let mut copy = match rest.copy(source, &version.0, target, &condition).await {
+    let rest = &store.rest;
+    let lease = replaced.as_ref().and_then(|_| store.leases.id_of(target));
+    let mut copy = match rest.copy(source, &version.0, target, &condition, lease).await {
         Ok(copy) => copy,
         Err(error) => resolve(rest, source, target, &condition, error).await?,
     };

@@ -42,9 +42,7 @@ pub(super) async fn rename(
         Err(error) => return Err(error),
     };
     copy(store, &source, &version, &target, replaced).await?;
-    store.rest.delete(&source, &Condition::etag(&version.0), store.leases.id_of(&source)).await?;
-    store.leases.forget(&source).await;
-    Ok(())
+    store.remove_at(&source, Some(&version)).await
 }
 
 fn taken(path: &RemotePath) -> Error {
@@ -66,7 +64,19 @@ async fn copy(
     };
     let rest = &store.rest;
     let lease = replaced.as_ref().and_then(|_| store.leases.id_of(target));
-    let mut copy = match rest.copy(source, &version.0, target, &condition, lease).await {
+    let mut made = rest.copy(source, &version.0, target, &condition, lease).await;
+    if let Err(error) = &made
+        && error.kind() == ErrorKind::Busy
+        && replaced.is_some()
+    {
+        // A lease that this host has left behind is its own; so is the blob that we make of it.
+        if let Some(hold) = store.leases.take(target).await? {
+            let lease = Some(hold.id().clone());
+            made = rest.copy(source, &version.0, target, &condition, lease).await;
+            let _ = hold.release().await;
+        }
+    }
+    let mut copy = match made {
         Ok(copy) => copy,
         Err(error) => resolve(rest, source, target, &condition, error).await?,
     };

@@ -98,6 +98,7 @@ impl PageBlobStore {
         let mut condition = Condition::Absent;
         let mut epoch = FIRST_EPOCH.max(self.doubts.next_epoch(&at));
         let mut lease = None;
+        let mut left_behind = None;
         let mut tries = 0;
         let etag = loop {
             tries += 1;
@@ -112,10 +113,25 @@ impl PageBlobStore {
                         return Err(error.with_kind(ErrorKind::AlreadyExists));
                     }
                     if tries == TRIES {
+                        give_back(left_behind).await;
                         return Err(error);
                     }
                 }
-                Err(error) => return Err(error),
+                // A lease that this host has left behind is its own.
+                Err(error)
+                    if error.kind() == ErrorKind::Busy
+                        && replace == Replace::Allowed
+                        && left_behind.is_none() =>
+                {
+                    left_behind = self.leases.take(&at).await?;
+                    if left_behind.is_none() {
+                        return Err(error);
+                    }
+                }
+                Err(error) => {
+                    give_back(left_behind).await;
+                    return Err(error);
+                }
             }
             // Replaced in the version it is in: a late duplicate of the request would otherwise wipe
             // what is written later.
@@ -144,6 +160,7 @@ impl PageBlobStore {
     /// made under its name later.
     pub(super) async fn remove_at(&self, at: &Address, version: Option<&Version>) -> Result<()> {
         let mut tries = 0;
+        let mut hold = None;
         let error = loop {
             tries += 1;
             let condition = match version {
@@ -157,6 +174,13 @@ impl PageBlobStore {
                 }
                 Err(error)
                     if error.kind() == ErrorKind::Stale && version.is_none() && tries < TRIES => {}
+                // A lease that this host has left behind is its own.
+                Err(error) if error.kind() == ErrorKind::Busy && hold.is_none() => {
+                    hold = self.leases.take(at).await?;
+                    if hold.is_none() {
+                        break error;
+                    }
+                }
                 Err(error) => break error,
             }
         };
@@ -168,6 +192,7 @@ impl PageBlobStore {
             self.leases.forget(at).await;
             return Ok(());
         }
+        give_back(hold).await;
         Err(error)
     }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{Pieces, Progress, length};
+use super::limit::{Limit, Slot};
 use super::range::{Mismatch, Pin, check};
 use super::request::{Effect, Reply, Request};
 use super::retry::{Attempts, Failure, retry_after};
@@ -52,7 +52,7 @@ pub struct Client {
     transport: reqwest::Client,
     service: Arc<dyn Service>,
     config: Config,
-    slots: Semaphore,
+    limit: Limit,
 }
 
 impl Client {
@@ -90,7 +90,7 @@ impl Client {
                     ),
                 )
             })?;
-        Ok(Client { transport, service, slots: Semaphore::new(config.connections.max(1)), config })
+        Ok(Client { transport, service, limit: Limit::new(config.connections), config })
     }
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
@@ -232,8 +232,8 @@ impl Client {
             *attempt.body_mut() = Some(reqwest::Body::wrap(body));
         }
 
-        let slot = match timeout_at(deadline, self.slots.acquire()).await {
-            Ok(slot) => slot.expect("the semaphore is never closed"),
+        let slot = match timeout_at(deadline, self.limit.slot()).await {
+            Ok(slot) => slot,
             Err(_) => {
                 return Err(Failure {
                     kind: ErrorKind::TimedOut,
@@ -256,9 +256,10 @@ impl Client {
                 Err(_) => return Err(names.silent()),
             }
         };
-        let mut open = Open { response, names, idle, deadline, _slot: slot };
+        let mut open = Open { response, names, idle, deadline, slot };
         let status = open.response.status();
         if status.is_success() {
+            open.slot.went_well();
             return Ok(open);
         }
         let body = match open.collect(LONGEST_ERROR).await {
@@ -276,7 +277,7 @@ struct Open<'a> {
     names: Names<'a>,
     idle: Duration,
     deadline: Instant,
-    _slot: SemaphorePermit<'a>,
+    slot: Slot<'a>,
 }
 
 impl Open<'_> {
@@ -333,6 +334,11 @@ impl Open<'_> {
     fn refused(&self, status: StatusCode, body: &[u8]) -> Failure {
         let headers = self.response.headers();
         let verdict = self.names.service.judge(&Answer { status, headers, body });
+        if verdict.kind == ErrorKind::RateLimited {
+            self.slot.was_too_much();
+        } else {
+            self.slot.went_well();
+        }
         Failure {
             kind: verdict.kind,
             again: verdict.again,

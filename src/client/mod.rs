@@ -9,6 +9,7 @@
 
 mod body;
 mod http;
+mod limit;
 mod range;
 mod request;
 mod retry;
@@ -32,7 +33,8 @@ pub use self::status::{Again, Verdict, judge, outcome};
 pub struct Config {
     /// Every operation ends within this time, retries included.
     pub timeout: Duration,
-    /// The most requests under way at once; also the connections that are kept open.
+    /// The most requests under way at once, fewer while the service is busy; also the connections that are
+    /// kept open.
     pub connections: usize,
 }
 

@@ -153,9 +153,7 @@ impl Leases {
     ///
     /// Errors: `Busy` if somebody else holds the lease; as the service says.
     pub(super) async fn take(self: &Arc<Self>, at: &Address) -> Result<Option<Hold>> {
-        let Some(state_dir) = &self.state_dir else {
-            return Err(Error::new(ErrorKind::ReadOnly, "open", at.target(), "mounted read-only"));
-        };
+        let state_dir = self.writing(at)?;
         if self.terms == Terms::None {
             return Ok(None);
         }
@@ -181,6 +179,14 @@ impl Leases {
         drop(lock);
         self.keep_renewing();
         Ok(Some(hold))
+    }
+
+    /// Where the host keeps its secret.
+    ///
+    /// Errors: `ReadOnly` if nothing is to be written.
+    pub(super) fn writing(&self, at: &Address) -> Result<&StateDir> {
+        let refused = || Error::new(ErrorKind::ReadOnly, "open", at.target(), "mounted read-only");
+        self.state_dir.as_ref().ok_or_else(refused)
     }
 
     /// The id of the lease that this store holds on a blob, if it does.

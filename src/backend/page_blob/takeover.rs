@@ -95,6 +95,7 @@ impl PageBlobStore {
         at: Address,
         replace: Replace,
     ) -> Result<Arc<dyn BlobMut>> {
+        self.leases.writing(&at)?;
         let mut condition = Condition::Absent;
         let mut epoch = FIRST_EPOCH.max(self.doubts.next_epoch(&at));
         let mut lease = None;

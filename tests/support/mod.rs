@@ -105,6 +105,11 @@ impl Emulator {
         }
     }
 
+    /// Sends it one of its own requests (`_clock?advance=60s`).
+    pub(crate) fn control(&self, request: &str) {
+        account::control(&self.endpoint, request);
+    }
+
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
     pub(crate) fn stop(self) {
         self.process.stop();
@@ -150,6 +155,17 @@ impl Mount {
         mount
     }
 
+    /// Stops the daemon where it stands, or lets it go on.
+    pub(crate) fn suspend(&self, stopped: bool) {
+        let process = self.process.as_ref().expect("present until unmount or drop");
+        process.signal(if stopped { libc::SIGSTOP } else { libc::SIGCONT });
+    }
+
+    /// What the daemon has logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.as_ref().expect("present until unmount or drop").log()
+    }
+
     /// The mounted tree.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -178,6 +194,8 @@ impl Drop for Mount {
         if thread::panicking() {
             eprintln!("the daemon's log:\n{}", process.log());
         }
+        // A stopped process does not end.
+        process.signal(libc::SIGCONT);
         process.terminate();
         wait_until(UNMOUNT_LIMIT, || process.has_ended());
         // Before it is killed: a killed daemon's tree would stay, and fail every later look at it.

@@ -85,14 +85,18 @@ impl Process {
 
     /// Asks it to end.
     pub(crate) fn terminate(&mut self) {
-        if self.has_ended() {
-            return;
+        if !self.has_ended() {
+            self.signal(libc::SIGTERM);
         }
+    }
+
+    /// Sends a signal to it; it must not have been waited for.
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = self.child.id().cast_signed();
         // SAFETY: kill takes no pointers; the child has not been waited for, so the id is still its.
-        let result = unsafe { libc::kill(pid, libc::SIGTERM) };
+        let result = unsafe { libc::kill(pid, signal) };
         if result != 0 {
-            eprintln!("cannot end process {pid}: {}", io::Error::last_os_error());
+            eprintln!("cannot signal process {pid}: {}", io::Error::last_os_error());
         }
     }
 

@@ -68,15 +68,15 @@ impl PageBlobStore {
         let mut tries = 0;
         loop {
             tries += 1;
-            let number =
-                found.0.sequence.unwrap_or(0).max(self.doubts.next_epoch(at)).max(FIRST_EPOCH - 1);
-            if number >= LAST {
+            let before = found.0.sequence.unwrap_or(0);
+            if before >= LAST {
                 let why = "its sequence number is the highest there is, so that late requests cannot be \
                            told from new ones; copy the blob to a new one";
                 return Err(Error::new(ErrorKind::Other, "open", at.target(), why));
             }
+            let epoch = self.doubts.next_epoch(at).max(before + 1);
             let condition = Condition::etag(&found.0.etag);
-            match self.rest.raise_sequence(at, number + 1, &condition, &fence).await {
+            match self.rest.raise_sequence(at, epoch, &condition, &fence).await {
                 Ok((etag, now)) => {
                     self.doubts.settle(at, now);
                     return Ok((found.0, found.1, etag, now));

@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{OnceLock, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -34,10 +34,9 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A state directory that all mounts of this test process share, as those of one host do.
+/// A state directory that all mounts of all tests share, as those of one host do.
 pub(crate) fn state_dir() -> &'static Path {
-    static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
-    DIRECTORY.get_or_init(|| TempDir::new().expect("a directory for state")).path()
+    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
 }
 
 /// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything

@@ -1,8 +1,7 @@
 //! The leases that make this mount the only writer of a blob.
 //!
-//! The first opening for updates takes the blob's lease, the last close gives it back. In between one
-//! task for the whole store renews it, three times as often as it would end; it sleeps while nothing
-//! is leased. The id is the same for every process of this host ([`StateDir`]), so that a host takes
+//! The first opening for updates takes the blob's lease, the last close gives it back; in between
+//! [`renewal`](super::renewal) keeps it. The id is the same for every process of this host ([`StateDir`]), so that a host takes
 //! its own lease again at once after a crash; a lock beside it keeps two processes apart.
 //!
 //! A lease counts as held from *before* the request that took or renewed it, by a clock that goes on
@@ -14,9 +13,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::header::HeaderValue;
@@ -31,15 +29,6 @@ use crate::store::{Error, ErrorKind, Result, Retry};
 
 /// The shortest and the longest lease that ends by itself, in seconds, as the service takes them.
 pub(super) const SECONDS: std::ops::RangeInclusive<u8> = 15..=60;
-
-/// A lease is renewed after this part of its duration, so that two renewals may fail.
-const RENEWALS: u32 = 3;
-
-/// How long one renewal in the background may take: well below a third of the shortest lease.
-const RENEWAL_LIMIT: Duration = Duration::from_secs(4);
-
-/// The pause before a renewal that failed for now is tried again.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long blobs are leased.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +51,7 @@ impl Terms {
     }
 
     /// How long it lasts, in milliseconds; `None` if it does not end.
-    fn lasts(self) -> Option<u64> {
+    pub(super) fn lasts(self) -> Option<u64> {
         match self {
             Terms::Seconds(seconds) => Some(u64::from(seconds) * 1000),
             Terms::None | Terms::Infinite => None,
@@ -73,36 +62,36 @@ impl Terms {
 /// The leases of one store.
 #[derive(Debug)]
 pub(super) struct Leases {
-    rest: Arc<Rest>,
-    terms: Terms,
+    pub(super) rest: Arc<Rest>,
+    pub(super) terms: Terms,
     /// `None` if nothing is to be written.
     state_dir: Option<StateDir>,
-    held: Mutex<HashMap<Arc<str>, Entry>>,
+    pub(super) held: Mutex<HashMap<Arc<str>, Entry>>,
     /// The renewing task runs.
-    renewing: AtomicBool,
+    pub(super) renewing: AtomicBool,
     /// Something is leased, or this is over.
-    wake: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
 }
 
 /// A lease, and how many opened blobs share it.
 #[derive(Debug)]
-struct Entry {
-    lease: Arc<Lease>,
+pub(super) struct Entry {
+    pub(super) lease: Arc<Lease>,
     users: usize,
 }
 
 /// The lease of one blob.
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     at: Address,
     id: HeaderValue,
-    terms: Terms,
+    pub(super) terms: Terms,
     /// There from when it was taken until it is given back. Locked while the service is asked about
     /// it: one request at a time.
-    lock: AsyncMutex<Option<Lock>>,
+    pub(super) lock: AsyncMutex<Option<Lock>>,
     /// When the request was sent that last confirmed it, in milliseconds of [`now`]; 0 if it is not
     /// held or must be confirmed first.
-    confirmed: AtomicU64,
+    pub(super) confirmed: AtomicU64,
     /// How often it was lost and taken again, or that was tried.
     takings: AtomicU64,
     /// We have removed the blob, and the lease with it.
@@ -231,77 +220,11 @@ impl Leases {
         rest.break_lease(at).await?;
         Ok(describe(&found))
     }
-
-    /// Starts the task that renews, unless it runs.
-    fn keep_renewing(self: &Arc<Self>) {
-        if self.terms.lasts().is_none() {
-            return;
-        }
-        if self.renewing.swap(true, Ordering::AcqRel) {
-            self.wake.notify_one();
-        } else {
-            tokio::spawn(renew(Arc::downgrade(self), Arc::clone(&self.wake)));
-        }
-    }
-
-    /// Those to be renewed by now, and how long it is until the next one is due; `None` if there is
-    /// none.
-    fn due(&self) -> (Vec<Arc<Lease>>, Option<Duration>) {
-        let mut due = Vec::new();
-        let mut next: Option<u64> = None;
-        let now = now();
-        for Entry { lease, .. } in self.held.lock().values() {
-            let Some(at) = lease.renew_at() else { continue };
-            if at <= now {
-                due.push(Arc::clone(lease));
-            } else {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
-        }
-        (due, next.map(|at| Duration::from_millis(at - now)))
-    }
 }
 
 impl Drop for Leases {
     fn drop(&mut self) {
         self.wake.notify_one();
-    }
-}
-
-/// Renews what is due for as long as the store lives.
-async fn renew(leases: Weak<Leases>, wake: Arc<Notify>) {
-    loop {
-        let Some(strong) = leases.upgrade() else { return };
-        let (due, next) = strong.due();
-        let mut failed = false;
-        if !due.is_empty() {
-            let rest = &strong.rest;
-            let renewed = due.iter().map(|lease| async {
-                let renewal = lease.renew(rest);
-                match tokio::time::timeout(RENEWAL_LIMIT, renewal).await {
-                    Ok(Err(error)) if error.retry() == Retry::Permanent => {
-                        log::warn!(target: "lease", "{error}; looked into before the next update");
-                        true
-                    }
-                    Ok(result) => result.is_ok(),
-                    Err(_) => false,
-                }
-            });
-            failed = join_all(renewed).await.contains(&false);
-        }
-        drop(strong);
-        match next {
-            _ if failed => tokio::time::sleep(RENEWAL_PAUSE).await,
-            _ if !due.is_empty() => {}
-            None => wake.notified().await,
-            Some(pause) => {
-                // A lease that is taken meanwhile is due later than those there are.
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = wake.notified() => {}
-                }
-            }
-        }
     }
 }
 
@@ -329,14 +252,6 @@ impl Lease {
             (_, None) => true,
             (at, Some(lasts)) => now() < at + lasts,
         }
-    }
-
-    /// When it is to be renewed in the background, in milliseconds of [`now`]. One that was refused is
-    /// left to the next update.
-    fn renew_at(&self) -> Option<u64> {
-        let at = self.confirmed.load(Ordering::Acquire);
-        let lasts = self.terms.lasts()?;
-        (at != 0).then(|| at + lasts / u64::from(RENEWALS))
     }
 
     fn confirmed_at(&self, asked: u64) {
@@ -370,16 +285,8 @@ impl Lease {
         }
     }
 
-    /// Renews it in the background, unless it was given back.
-    async fn renew(&self, rest: &Rest) -> Result<()> {
-        let lock = self.lock.lock().await;
-        if lock.is_none() {
-            return Ok(());
-        }
-        self.ask_to_renew(rest).await
-    }
-
-    async fn ask_to_renew(&self, rest: &Rest) -> Result<()> {
+    /// Renews it, and takes note of what comes of that. The caller has the lock.
+    pub(super) async fn ask_to_renew(&self, rest: &Rest) -> Result<()> {
         let asked = now();
         let result = rest.renew_lease(&self.at, &self.id).await;
         match &result {
@@ -527,7 +434,7 @@ fn not_locked(at: &Address, why: &NotLocked) -> Error {
 }
 
 /// Milliseconds since the machine was started, suspended time included; never 0.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the result, and the call keeps no reference to it.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };

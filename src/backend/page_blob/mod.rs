@@ -10,7 +10,7 @@
 //! | `store`, `lookup`, `listing`, `rename` | the namespace |
 //! | `blob` | one version, read-only |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
-//! | `takeover`, `lease`, `state_dir` | becoming its only writer |
+//! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
 //! | `delivery`, `epoch`, `fencing` | that no update is lost, and none undone by a late duplicate |
 
 mod address;
@@ -29,6 +29,7 @@ mod length;
 mod listing;
 mod lookup;
 mod rename;
+mod renewal;
 mod state_dir;
 mod store;
 mod takeover;

@@ -93,6 +93,8 @@ async fn open(addr: SocketAddr) -> Arc<dyn Blob> {
         options: &BTreeMap::new(),
         env: &|_| None,
         timeout: Duration::from_secs(60),
+        // It only reads.
+        state_dir: None,
     })
     .expect("a source");
     let store = backend.connect().await.expect("a store");

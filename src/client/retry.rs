@@ -132,6 +132,11 @@ fn may_repeat(effect: Effect, again: Again, outcome: Outcome) -> bool {
         }
 }
 
+/// The pause before something is sent again outside of one operation, after so many failures.
+pub fn pause_after(failures: u32) -> Duration {
+    pause(failures.saturating_sub(1), None, random())
+}
+
 /// The pause before the next attempt: a random part of an exponentially growing bound (full jitter,
 /// so that many clients do not come back together), on top of what the service asked for.
 fn pause(step: u32, retry_after: Option<Duration>, random: u64) -> Duration {

@@ -218,6 +218,11 @@ pub trait Store: Send + Sync + Debug {
 
     /// Removes an empty directory. `NotEmpty` if anything is in it, `NotDirectory` for a blob.
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
+
+    /// Ends all updates: releases what is held for blobs that are still open, for a mount that ends.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Takes the bytes of a read, in order.
@@ -261,8 +266,10 @@ pub trait Blob: Send + Sync + Debug {
 /// two that overlap in flight**. `reserve`, `set_len` and `close` wait for updates in flight
 /// and hold later ones back, so they may be called at any time.
 ///
-/// An update that fails says through [`Error::outcome`] whether it was surely not applied or may
-/// yet be.
+/// An update that fails says through [`Error::outcome`] whether it may be sent again. With `NotApplied`
+/// it may: it was not applied, or it can be applied only before anything that is sent later, which is
+/// the same to whoever still has the bytes. With `Unknown` it may be applied after what is sent later, so
+/// that nothing can safely be sent any more.
 pub trait BlobMut: Blob {
     /// Bytes that can be written without [`reserve`](BlobMut::reserve); a multiple of the write alignment,
     /// at least [`len`](Blob::len). Bytes between the two read as zeros or as what was written there.

@@ -265,6 +265,7 @@ impl Vfs {
         let path = inode.path();
         if inode.is_detached() || file.failure().is_some() {
             self.give_up(inode, file);
+            close(&path, file).await;
             return;
         }
         if let Err(error) = file.flush(true).await {
@@ -276,11 +277,7 @@ impl Vfs {
             }
             return;
         }
-        if let Some(writer) = file.writer_handle()
-            && let Err(error) = writer.close().await
-        {
-            log::warn!(target: "vfs", "{path}: {error}");
-        }
+        close(&path, file).await;
         if readers == 0 {
             return;
         }
@@ -313,6 +310,15 @@ impl Handle {
             return Ok(());
         }
         Err(Error::BadHandle)
+    }
+}
+
+/// Gives the right to write back.
+async fn close(path: &RemotePath, file: &File) {
+    if let Some(writer) = file.writer_handle()
+        && let Err(error) = writer.close().await
+    {
+        log::warn!(target: "vfs", "{path}: {error}");
     }
 }
 

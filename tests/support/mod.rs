@@ -36,6 +36,11 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A state directory that all mounts of all tests share, as those of one host do.
+pub(crate) fn state_dir() -> &'static Path {
+    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
+}
+
 /// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything
 /// must have been set up.
 pub(crate) fn skip(reason: &str) {
@@ -122,6 +127,11 @@ impl Emulator {
         self.process.signal(libc::SIGCONT);
     }
 
+    /// Sends it one of its own requests (`_clock?advance=60s`).
+    pub(crate) fn control(&self, request: &str) {
+        account::control(&self.endpoint, request);
+    }
+
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
     pub(crate) fn stop(self) {
         self.process.stop();
@@ -148,6 +158,9 @@ impl Mount {
         if !options.is_empty() {
             command.arg("-o").arg(options.join(","));
         }
+        if !options.iter().any(|option| option.starts_with("state_dir=")) {
+            command.arg("-o").arg(format!("state_dir={}", state_dir().display()));
+        }
         // Nothing of the developer's own accounts and settings may get into a test.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -169,14 +182,20 @@ impl Mount {
         self.process.as_ref().expect("present until unmount or drop").id()
     }
 
-    /// The mounted tree.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Stops the daemon where it stands, or lets it go on.
+    pub(crate) fn suspend(&self, stopped: bool) {
+        let process = self.process.as_ref().expect("present until unmount or drop");
+        process.signal(if stopped { libc::SIGSTOP } else { libc::SIGCONT });
     }
 
     /// What the daemon has logged.
     pub(crate) fn log(&self) -> String {
         self.process.as_ref().expect("present until unmount or drop").log()
+    }
+
+    /// The mounted tree.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The daemon's process.
@@ -225,6 +244,8 @@ impl Drop for Mount {
         if thread::panicking() {
             eprintln!("the daemon's log:\n{}", process.log());
         }
+        // A stopped process does not end.
+        process.signal(libc::SIGCONT);
         process.terminate();
         wait_until(UNMOUNT_LIMIT, || process.has_ended());
         // Before it is killed: a killed daemon's tree would stay, and fail every later look at it.

@@ -95,14 +95,13 @@ impl Process {
 
     /// Asks it to end.
     pub(crate) fn terminate(&mut self) {
-        self.signal(libc::SIGTERM);
+        if !self.has_ended() {
+            self.signal(libc::SIGTERM);
+        }
     }
 
-    /// Sends it a signal, unless it has ended.
-    pub(crate) fn signal(&mut self, signal: libc::c_int) {
-        if self.has_ended() {
-            return;
-        }
+    /// Sends a signal to it; it must not have been waited for.
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = self.child.id().cast_signed();
         // SAFETY: kill takes no pointers; the child has not been waited for, so the id is still its.
         let result = unsafe { libc::kill(pid, signal) };

@@ -92,9 +92,11 @@ impl Service {
         let scheme = scheme_of(&source).expect("a URL has a scheme");
         let backend = (scheme.parse)(&SourceRequest {
             source: &source,
-            options: &BTreeMap::new(),
+            // A program that knows nothing of our leases.
+            options: &BTreeMap::from([("lease".to_owned(), Some("none".to_owned()))]),
             env: &|_| None,
             timeout: Duration::from_secs(30),
+            state_dir: Some(super::state_dir()),
         });
         let backend = backend.expect("the source makes sense");
         self.runtime.block_on(backend.connect()).expect("the service answers")

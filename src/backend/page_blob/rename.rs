@@ -43,8 +43,8 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let copied = copy(&store.rest, &source, &version, &target, replaced).await?;
-    store.rest.delete(&source, &Condition::etag(&version.0)).await?;
+    let copied = copy(store, &source, &version, &target, replaced).await?;
+    store.remove_at(&source, Some(&version)).await?;
     Ok(Moved { from: version, to: copied })
 }
 
@@ -55,7 +55,7 @@ fn taken(path: &RemotePath) -> Error {
 /// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
 /// the end of it. Gives the version that it made.
 async fn copy(
-    rest: &Rest,
+    store: &PageBlobStore,
     source: &Address,
     version: &Version,
     target: &Address,
@@ -65,7 +65,21 @@ async fn copy(
         Some(version) => Condition::etag(&version.0),
         None => Condition::Absent,
     };
-    let mut copy = match rest.copy(source, &version.0, target, &condition).await {
+    let rest = &store.rest;
+    let lease = replaced.as_ref().and_then(|_| store.leases.id_of(target));
+    let mut made = rest.copy(source, &version.0, target, &condition, lease).await;
+    if let Err(error) = &made
+        && error.kind() == ErrorKind::Busy
+        && replaced.is_some()
+    {
+        // A lease that this host has left behind is its own; so is the blob that we make of it.
+        if let Some(hold) = store.leases.take(target).await? {
+            let lease = Some(hold.id().clone());
+            made = rest.copy(source, &version.0, target, &condition, lease).await;
+            let _ = hold.release().await;
+        }
+    }
+    let mut copy = match made {
         Ok(copy) => copy,
         Err(error) => resolve(rest, source, target, &condition, error).await?,
     };

@@ -39,7 +39,7 @@ lint: ## formatting, lints, documentation, licences, scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --workspace --all-targets --locked --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 	@if command -v cargo-deny >/dev/null; then \
 	  $(CARGO) deny check licenses bans sources; \
 	else \
@@ -60,10 +60,10 @@ test: ## every test, with the totals at the end
 	  END { printf "%d passed, %d failed, %d ignored\n", passed, failed, ignored }' target/test.log; \
 	exit $$status
 
+# All rows take about four minutes; for less of it: make bench ARGS="--quick --row write".
 .PHONY: bench
-bench: ## the figures, each as a ratio
-	@tests/support/setup.sh rust
-	$(CARGO) bench --locked
+bench: build ## the figures, each as a ratio
+	$(CARGO) bench --locked --bench figures -- $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that was built or installed here

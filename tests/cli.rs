@@ -1,6 +1,8 @@
 //! What the commands say about bad input: the exit code, exactly one line on stderr, nothing on
 //! stdout, nothing mounted, and no secret anywhere.
 
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The contract of the port, asked of every store.
 
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 #![cfg(feature = "emulator")]
 
 use std::collections::BTreeMap;

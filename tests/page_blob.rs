@@ -2,6 +2,7 @@
 //! a request costs, and what users are told.
 
 #![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 
 #[path = "support/rest.rs"]
 mod rest;
@@ -17,7 +18,7 @@ use blobdir::emulator::page_blob::{
 };
 use blobdir::store::{
     Access, Blob, BlobMut, Error, ErrorKind, Kind, Opened, Outcome, RemotePath, Replace, Result,
-    Retry, Store, read_all,
+    Retry, Store, contract, read_all,
 };
 use bytes::Bytes;
 
@@ -495,4 +496,82 @@ async fn a_mount_that_cannot_be_says_why_at_once() {
     let text = error.to_string();
     assert!(text.contains("shared access signature"), "{text}");
     assert!(!text.contains("c2VjcmV0"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signatures_for_all_a_container_can() {
+    let bench = Bench::start().await;
+    let query = rest::signature(&format!("/{CONTAINER}"), "racwdl");
+    let source = format!("{}/{CONTAINER}?{query}", bench.endpoint);
+    let store = connect(&source, &[], &[]).await.unwrap();
+    contract::run(store, &path("signed"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signatures_that_allow_little() {
+    let bench = Bench::start().await;
+    let content = bytes(700);
+    bench.blob("vm/a b", &content).await;
+
+    // One blob, which cannot be listed.
+    let query = rest::signature(&format!("/{CONTAINER}/vm/a b"), "r");
+    let source = format!("{}/{CONTAINER}/vm/a%20b?{query}", bench.endpoint);
+    let store = connect(&source, &[], &[]).await.unwrap();
+    let entries = store.list(&RemotePath::root(), None).await.unwrap().entries;
+    assert_eq!(entries.len(), 1);
+    assert_eq!((&*entries[0].name, entries[0].stat.len), ("a b", 700));
+    contract::reads_as(&*store, &path("a b"), &content).await;
+    let Opened::Update(blob) = store.open(&path("a b"), Access::Update).await.unwrap() else {
+        panic!("opened for updates");
+    };
+    let error = blob.write_at(0, page()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::PermissionDenied, Outcome::NotApplied));
+    assert!(!error.to_string().contains("sig="), "{error}");
+
+    // A container that can be read and not listed cannot be mounted whole.
+    let query = rest::signature(&format!("/{CONTAINER}"), "r");
+    let source = format!("{}/{CONTAINER}?{query}", bench.endpoint);
+    let (error, _) = refusal(&source, &[], &[]).await;
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("list"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_list_that_takes_too_long_is_asked_for_in_parts() {
+    let bench = Bench::start().await;
+    let blob = bench.blob("f", b"").await;
+    blob.set_len(64 << 20, false).await.unwrap();
+    for n in 0..16 {
+        blob.write_at(n << 22, page()).await.unwrap();
+    }
+    let slow = Action::Status {
+        status: 500,
+        code: Some("OperationTimedOut".to_owned()),
+        apply: false,
+        retry_after: None,
+    };
+    // Two attempts for each of two windows.
+    bench.inject(Operation::GetPageRanges, slow, 4);
+    let found = blob.allocated(0..64 << 20).await.unwrap();
+    let expected: Vec<_> = (0..16u64).map(|n| n << 22..(n << 22) + 512).collect();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_falls_silent_is_left_for_another_connection() {
+    let bench = Bench::start().await;
+    let content = bytes(200_000);
+    bench.blob("f", &content).await;
+    let reader = bench.reader("f").await;
+    bench.inject(Operation::GetBlob, Action::StallBody { bytes: 100_000 }, 1);
+    let started = Instant::now();
+    assert_eq!(read_all(&*reader, 0..200_000).await.unwrap(), content);
+    assert!(started.elapsed() >= Duration::from_secs(5), "the fault was played");
+
+    bench.inject(Operation::PutPage, Action::Stall { apply: true }, 1);
+    let Opened::Update(blob) = bench.store.open(&path("f"), Access::Update).await.unwrap() else {
+        panic!("opened for updates");
+    };
+    let error = blob.write_at(0, page()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::TimedOut, Outcome::Unknown));
 }

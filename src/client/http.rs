@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{Pieces, Progress, length};
+use super::limit::{Limit, Slot};
 use super::range::{Mismatch, Pin, check};
 use super::request::{Effect, Reply, Request};
-use super::retry::{Attempts, Failure, retry_after};
+use super::retry::{Attempts, Failure, random, retry_after};
 use super::status::{Again, outcome};
 use super::{Answer, Attempt, Config, Service};
 use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
@@ -52,7 +52,7 @@ pub struct Client {
     transport: reqwest::Client,
     service: Arc<dyn Service>,
     config: Config,
-    slots: Semaphore,
+    limit: Limit,
 }
 
 impl Client {
@@ -90,7 +90,7 @@ impl Client {
                     ),
                 )
             })?;
-        Ok(Client { transport, service, slots: Semaphore::new(config.connections.max(1)), config })
+        Ok(Client { transport, service, limit: Limit::new(config.connections), config })
     }
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
@@ -232,8 +232,8 @@ impl Client {
             *attempt.body_mut() = Some(reqwest::Body::wrap(body));
         }
 
-        let slot = match timeout_at(deadline, self.slots.acquire()).await {
-            Ok(slot) => slot.expect("the semaphore is never closed"),
+        let slot = match timeout_at(deadline, self.limit.acquire()).await {
+            Ok(slot) => slot,
             Err(_) => {
                 return Err(Failure {
                     kind: ErrorKind::TimedOut,
@@ -259,6 +259,7 @@ impl Client {
         let mut open = Open { response, names, idle, deadline, _slot: slot };
         let status = open.response.status();
         if status.is_success() {
+            self.limit.served();
             return Ok(open);
         }
         let body = match open.collect(LONGEST_ERROR).await {
@@ -266,7 +267,11 @@ impl Client {
             // The status alone is enough to go by.
             Ok(None) | Err(_) => Bytes::new(),
         };
-        Err(open.refused(status, &body))
+        let failure = open.refused(status, &body);
+        if failure.kind == ErrorKind::RateLimited {
+            self.limit.refused(failure.retry_after, random());
+        }
+        Err(failure)
     }
 }
 
@@ -276,7 +281,7 @@ struct Open<'a> {
     names: Names<'a>,
     idle: Duration,
     deadline: Instant,
-    _slot: SemaphorePermit<'a>,
+    _slot: Slot<'a>,
 }
 
 impl Open<'_> {
@@ -373,7 +378,13 @@ impl Names<'_> {
         let message = match (connecting, error.is_timeout()) {
             _ if error.is_dns() => format!("the name of {to} cannot be resolved: {}", root(error)),
             (true, true) => format!("no connection to {to} within {} s", CONNECT.as_secs()),
-            (true, false) => format!("cannot connect to {to}: {}", root(error)),
+            (true, false) => match root(error) {
+                why if why.contains("certificate") => format!(
+                    "cannot trust {to}: {why}; if that is your own service, install its CA \
+                     certificate on this host or name it by SSL_CERT_FILE"
+                ),
+                why => format!("cannot connect to {to}: {why}"),
+            },
             (false, _) => format!("the connection to {to} broke: {}", chain(error)),
         };
         Failure {

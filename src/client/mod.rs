@@ -9,6 +9,7 @@
 
 mod body;
 mod http;
+mod limit;
 mod range;
 mod request;
 mod retry;

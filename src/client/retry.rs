@@ -81,7 +81,11 @@ impl<'a> Attempts<'a> {
             };
             return Err(self.end(failure, retry));
         }
-        let pause = pause(self.step, failure.retry_after, random());
+        let pause = match failure.kind {
+            // The client's limit holds back this request with all others.
+            ErrorKind::RateLimited => failure.retry_after.unwrap_or_default(),
+            _ => pause(self.step, failure.retry_after, random()),
+        };
         if self.made >= self.request.attempts || Instant::now() + pause >= self.deadline {
             return Err(self.end(failure, Retry::Exhausted));
         }
@@ -149,7 +153,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Random bits for the pause; without a random source the pause has no jitter, which does no harm.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)
 }
 

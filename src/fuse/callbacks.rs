@@ -481,12 +481,18 @@ impl Filesystem for Callbacks {
                 Err(error) => return refuse("readdir", ino, reply, &error),
             };
             for entry in &page.entries {
-                let known = vfs.remember_entry(fh.0, entry.next_offset).await;
-                let attr = known.unwrap_or(Attr { ino: 0, ..entry.attr });
-                let shown = stand_in_ino(&DirEntry { attr, ..entry.clone() });
-                let offset = entry.next_offset;
+                let mut known = vfs.remember_entry(fh.0, entry.next_offset).await;
+                if known.is_none() && entry.attr.ino == 0 {
+                    // Something was removed since it was listed; perhaps this.
+                    let found = vfs.lookup(ino.0, OsStr::new(&entry.name)).await;
+                    let Ok(found) = found else { continue };
+                    known = Some(found);
+                }
+                // `.` and `..` have no entry to remember; the kernel does not count those.
+                let attr = known.unwrap_or(entry.attr);
+                let (number, offset) = (INodeNo(attr.ino), entry.next_offset);
                 let attr = file_attr(&attr);
-                if reply.add(shown, offset, &entry.name, &ttl, &attr, GENERATION) {
+                if reply.add(number, offset, &entry.name, &ttl, &attr, GENERATION) {
                     if let Some(known) = known {
                         vfs.forget(known.ino, 1);
                     }

@@ -40,6 +40,8 @@ static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 const ZERO_UNIT: u64 = 128 << 10;
 /// Known holes kept, at most, in pieces; beyond it they are forgotten and cost requests again.
 const MAX_HOLES: usize = 64 << 10;
+/// Holes remembered of a closed file, at most, in pieces: 16 KiB of memory.
+const MAX_KEPT_HOLES: usize = 512;
 /// Blocks dropped from the cache one by one; for more than that, the file gets a new content name
 /// instead and the old bytes age out.
 const MAX_DROPPED_BLOCKS: u64 = 64 << 10;
@@ -202,6 +204,20 @@ impl File {
             state.holes_complete = true;
         }
         file
+    }
+
+    /// The holes of the file, if all of them are known and they are few enough to keep after closing.
+    pub fn known_holes(&self) -> Option<SpanSet> {
+        let state = self.state.lock();
+        let keep = state.holes_complete && state.holes.pieces() <= MAX_KEPT_HOLES;
+        keep.then(|| state.holes.clone())
+    }
+
+    /// Takes over what [`known_holes`](File::known_holes) told of the same content before.
+    pub fn set_known_holes(&self, holes: SpanSet) {
+        let mut state = self.state.lock();
+        state.holes = holes;
+        state.holes_complete = true;
     }
 
     /// Lets a file that was opened for reading be written from now on.

@@ -168,6 +168,41 @@ proptest! {
 }
 
 #[test]
+fn a_flush_waits_for_what_was_written_again_while_in_flight() {
+    use Op::{Flush, FlushBehind, Truncate, Write};
+    let ops = [
+        Write(1020, 1656, 20),
+        Truncate(1853),
+        FlushBehind,
+        Truncate(1_048_988),
+        FlushBehind,
+        Write(1000, 284, 0),
+        Flush(true),
+    ];
+    run(check(ops.to_vec(), 2940));
+}
+
+#[test]
+fn a_clear_whose_end_was_cut_off_leaves_whole_sectors() {
+    use Op::{FlushBehind, Truncate, Write};
+    let ops = [
+        Write(745, 1_504_830, 0),
+        Write(426, 1916, 0),
+        Write(1_049_012, 2048, 233),
+        FlushBehind,
+        Truncate(2613),
+        Truncate(3_834_158),
+        Write(2367, 134_568, 0),
+    ];
+    run(check(ops.to_vec(), 2449));
+}
+
+#[test]
+fn pages_are_fetched_as_far_as_the_service_has_any() {
+    run(check(vec![Op::Write(512, 1025, 0), Op::Write(1, 1, 0)], 512));
+}
+
+#[test]
 fn streaming_writes_become_full_puts() {
     run(async {
         let store = MemoryStore::new();

@@ -105,11 +105,14 @@ impl Vfs {
             self.inodes.detach(&inode);
             return Err(Error::StaleInode);
         }
-        let content = closed.map_or_else(ContentId::fresh, |closed| closed.content);
+        let content = closed.as_ref().map_or_else(ContentId::fresh, |closed| closed.content);
         let unused_reserve =
             |writer: &Arc<dyn BlobMut>| writer.capacity() != len.next_multiple_of(SECTOR);
         let left_behind = writer.as_ref().is_some_and(unused_reserve);
         let file = File::new(Arc::clone(&self.io), content, blob, writer);
+        if let Some(holes) = closed.and_then(|closed| closed.holes) {
+            file.set_known_holes(holes);
+        }
         if left_behind {
             // A writer died with room reserved; what may stand there is not part of the file.
             file.flush(true).await?;

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{Error, ROOT, Result};
 use crate::io::file::File;
 use crate::io::page_cache::ContentId;
+use crate::io::span::SpanSet;
 use crate::store::{Blob, Kind, RemotePath, Stat};
 
 /// A file that was closed: what its cached bytes are worth is told by whether a version found later
@@ -22,6 +23,7 @@ use crate::store::{Blob, Kind, RemotePath, Stat};
 pub(super) struct Closed {
     pub(super) content: ContentId,
     pub(super) blob: Arc<dyn Blob>,
+    pub(super) holes: Option<SpanSet>,
 }
 
 /// A numbered name.
@@ -115,7 +117,8 @@ impl Inode {
         if file.is_writable() {
             state.set_learnt();
         }
-        state.closed = Some(Closed { content: file.content(), blob: file.blob() });
+        let (content, holes) = (file.content(), file.known_holes());
+        state.closed = Some(Closed { content, blob: file.blob(), holes });
         state.learn_from(&file);
         state.file = None;
     }
@@ -158,7 +161,7 @@ impl InodeState {
     /// What its file says of itself, which will not be asked any more.
     pub(super) fn learn_from(&mut self, file: &File) {
         self.stat.len = file.len();
-        self.stat.allocated = file.allocated().or(self.stat.allocated);
+        self.stat.allocated = file.allocated();
         self.stat.modified = file.modified().or(self.stat.modified);
         self.stat.version = Some(file.blob().version());
     }

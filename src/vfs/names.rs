@@ -110,9 +110,15 @@ impl Vfs {
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
         let path = self.child(parent, name)?;
         self.check_writable(&path)?;
-        self.store.remove_dir(&path).await?;
+        let inode = self.inodes.at(&path);
+        match self.store.remove_dir(&path).await {
+            // A directory that only existed through its contents went with the last of them; whoever
+            // removes a tree from the leaves up still asks for it.
+            Err(error) if error.kind() == ErrorKind::NotFound && inode.is_some() => {}
+            removed => removed?,
+        }
         self.inodes.note_removed();
-        if let Some(inode) = self.inodes.at(&path) {
+        if let Some(inode) = inode {
             self.inodes.detach(&inode);
         }
         Ok(())

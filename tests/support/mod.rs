@@ -71,8 +71,14 @@ pub(crate) struct Emulator {
 impl Emulator {
     /// Starts it and waits until it has said where it is.
     pub(crate) fn start(data: &Path) -> Emulator {
+        Emulator::start_with(data, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(data: &Path, options: &[&str]) -> Emulator {
         let mut command = Command::new(BLOBDIR);
         command.args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        command.args(options);
         let (process, stdout) = Process::start_piped(command);
         let (sender, lines) = mpsc::channel();
         // Reads to the end, so that the server never blocks on a full pipe.
@@ -109,6 +115,11 @@ impl Emulator {
     /// Lets it go on.
     pub(crate) fn resume(&mut self) {
         self.process.signal(libc::SIGCONT);
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
@@ -151,6 +162,11 @@ impl Mount {
         let ready = wait_until(START_LIMIT, || process.has_ended() || is_mounted(&mount.path));
         assert!(ready && !process.has_ended(), "{source} was not mounted: {}", process.log());
         mount
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().expect("present until unmount or drop").id()
     }
 
     /// The mounted tree.

@@ -66,6 +66,11 @@ impl Process {
         Process { child, log, _directory: directory }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log)
@@ -86,11 +91,6 @@ impl Process {
     /// Its exit code, if it has ended by itself.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.try_wait().ok().flatten().and_then(|status| status.code())
-    }
-
-    /// Its number.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Asks it to end.

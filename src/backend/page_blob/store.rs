@@ -303,7 +303,10 @@ impl Store for PageBlobStore {
                     self.first_names(&container, "", 1).await?;
                     Ok(Stat::directory())
                 }
-                Place::Name(container, name) => self.look(&container, &name).await,
+                Place::Name(container, name) => {
+                    let look = self.look(&container, &name);
+                    self.rest.within("stat", path, look).await
+                }
             }
         })
     }

@@ -190,6 +190,10 @@ impl AsyncWrite for Paced {
     }
 }
 
+/// How much later than asked a wait may end and still be made up for: timers and a busy machine take
+/// their time, and without this they would take it from the rate.
+const LATE: Duration = Duration::from_millis(5);
+
 /// One direction's rate. Goes into debt with each use, and waits it out.
 struct Pace {
     rate: f64,
@@ -204,7 +208,8 @@ impl Pace {
 
     fn used(&mut self, bytes: usize) {
         let cost = Duration::from_secs_f64(bytes as f64 / self.rate);
-        self.free_at = self.free_at.max(Instant::now()) + cost;
+        let earliest = Instant::now().checked_sub(LATE).unwrap_or(self.free_at);
+        self.free_at = self.free_at.max(earliest) + cost;
     }
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {

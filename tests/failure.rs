@@ -459,7 +459,11 @@ fn blobs_that_are_not_page_blobs_are_read_only() {
         let said = format!("{name} blob");
         assert_eq!(lines(&mount.log(), &[name, &said]).len(), 1, "{}", mount.log());
         // Names are not content.
-        fs::remove_file(&path).unwrap();
+        let other = mount.path().join("other");
+        fs::rename(&path, &other).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), body);
+        fs::remove_file(&other).unwrap();
+        assert_eq!(elsewhere(&service, "other"), None);
         assert_eq!(elsewhere(&service, name), None);
     }
     mount.unmount();

@@ -467,7 +467,11 @@ fn blobs_that_are_not_page_blobs_are_read_only() {
         let said = format!("{name} blob");
         assert_eq!(lines(&mount.log(), &[name, &said]).len(), 1, "{}", mount.log());
         // Names are not content.
-        fs::remove_file(&path).unwrap();
+        let other = mount.path().join("other");
+        fs::rename(&path, &other).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), body);
+        fs::remove_file(&other).unwrap();
+        assert_eq!(elsewhere(&service, "other"), None);
         assert_eq!(elsewhere(&service, name), None);
     }
     mount.unmount();
@@ -495,8 +499,8 @@ fn a_mount_that_is_read_only_refuses_every_change() {
 /// Mounts the container, or something in it, with a signature that allows this much.
 fn mount_with(service: &Service, path: &str, permissions: &str) -> Mount {
     let source = format!("az://{WELL_KNOWN_ACCOUNT}/{CONTAINER}{path}");
-    let environment =
-        [("AZURE_STORAGE_SAS_TOKEN".to_owned(), account::sas(CONTAINER, permissions))];
+    let token = rest::signature(&format!("/{CONTAINER}"), permissions);
+    let environment = [("AZURE_STORAGE_SAS_TOKEN".to_owned(), token)];
     let endpoint = format!("endpoint={}", service.endpoint());
     Mount::start(&source, &[&endpoint, IMPATIENT], &environment)
 }
@@ -614,8 +618,8 @@ fn a_writer_waits_for_a_slow_service_and_memory_stays_bounded() {
     }
     let throttle = Some(Throttle { requests: 500.0, bytes: 24e6 });
     let service = Service::start_with(Config { throttle, ..Config::default() });
-    let mut mount = service.mount(&["dirty_limit=8MiB", "cache_size=16MiB"]);
-    let process = mount.process().id();
+    let mount = service.mount(&["dirty_limit=8MiB", "cache_size=16MiB"]);
+    let process = mount.pid();
     let mut file = create(&mount.path().join("a")).unwrap();
     let piece = pattern(MIB, 1);
     let mut peak = 0;

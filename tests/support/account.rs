@@ -37,44 +37,6 @@ pub(crate) fn blob_endpoint(connection_string: &str) -> Option<&str> {
         .map(|endpoint| endpoint.trim_end_matches('/'))
 }
 
-/// The query of a signature for one container and these permissions (`rl`, `racwdl`), good for ever.
-pub(crate) fn sas(container: &str, permissions: &str) -> String {
-    const EXPIRY: &str = "2099-01-01T00:00:00Z";
-    let resource = format!("/blob/{NAME}/{container}");
-    let empty = "";
-    // Permissions, start, expiry, resource, identifier, addresses, protocol, version, kind of resource,
-    // snapshot, encryption scope, and five response headers.
-    let fields = [
-        permissions,
-        empty,
-        EXPIRY,
-        &resource,
-        empty,
-        empty,
-        empty,
-        VERSION,
-        "c",
-        empty,
-        empty,
-        empty,
-        empty,
-        empty,
-        empty,
-        empty,
-    ];
-    let signature = mac(&fields.join("\n"));
-    let signature =
-        percent_encoding::utf8_percent_encode(&signature, percent_encoding::NON_ALPHANUMERIC);
-    format!("sv={VERSION}&sr=c&sp={permissions}&se={EXPIRY}&sig={signature}")
-}
-
-fn mac(text: &str) -> String {
-    let key = BASE64.decode(KEY).expect("the key is base64");
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length of key will do");
-    mac.update(text.as_bytes());
-    BASE64.encode(mac.finalize().into_bytes())
-}
-
 /// Makes a container.
 pub(crate) fn create_container(endpoint: &str, container: &str) {
     let authority = endpoint
@@ -87,7 +49,10 @@ pub(crate) fn create_container(endpoint: &str, container: &str) {
         "PUT{}x-ms-date:{date}\nx-ms-version:{VERSION}\n/{NAME}/{NAME}/{container}\nrestype:container",
         "\n".repeat(12)
     );
-    let signature = mac(&to_sign);
+    let key = BASE64.decode(KEY).expect("the key is base64");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length of key will do");
+    mac.update(to_sign.as_bytes());
+    let signature = BASE64.encode(mac.finalize().into_bytes());
     let request = format!(
         "PUT /{NAME}/{container}?restype=container HTTP/1.1\r\nHost: {authority}\r\n\
          x-ms-date: {date}\r\nx-ms-version: {VERSION}\r\nContent-Length: 0\r\n\

@@ -1,6 +1,7 @@
 //! The few requests to a Blob service that tests need and the file system never makes, signed with the
 //! emulators' public key.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 #![allow(dead_code)] // each test binary uses its part
 

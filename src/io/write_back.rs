@@ -378,12 +378,16 @@ impl File {
     /// An update, or what had to be done before one, failed: tells those who wait for it.
     fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
         if error.outcome() == Outcome::Unknown || error.kind() == ErrorKind::Fenced {
-            // Sending again could overwrite newer data later, when the first one is applied after all.
+            let why = match error.kind() {
+                ErrorKind::Fenced => "somebody else writes it",
+                // Sending again could overwrite newer data later, when this is applied after all.
+                _ => "it may or may not have been applied",
+            };
             let error = error.clone().with_kind(ErrorKind::Fenced).with_retry(Retry::Permanent);
             log::error!(
                 target: "io",
-                "{error}; it may or may not have been applied, so every later write, fsync and close \
-                 of this file fails; {} bytes are not confirmed",
+                "{error}; {why}, so every later write, fsync and close of this file fails; {} bytes \
+                 are not confirmed",
                 state.dirty.charged()
             );
             state.failed = Some(error);

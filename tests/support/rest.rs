@@ -3,7 +3,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used)] // a test that meets an error is to fail
-#![allow(dead_code)] // each test binary uses its part
 
 use std::time::SystemTime;
 

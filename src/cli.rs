@@ -9,6 +9,7 @@ mod demo;
 #[cfg(feature = "emulator")]
 mod emulator;
 mod mount_point;
+mod recover;
 #[cfg(feature = "emulator")]
 mod scratch;
 mod serve;
@@ -41,6 +42,8 @@ enum Command {
     /// Write everything to the service and unmount
     #[command(visible_alias = "umount")]
     Unmount(UnmountArgs),
+    /// Put right what a writer has left behind
+    Recover(RecoverArgs),
     /// Try it without an account: a built-in server and its mount
     #[cfg(feature = "emulator")]
     Demo(DemoArgs),
@@ -75,6 +78,20 @@ struct UnmountArgs {
     /// Give up after this time; the tree stays mounted
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
     timeout: Duration,
+}
+
+#[derive(Args)]
+struct RecoverArgs {
+    /// Break the lease that a writer holds on a blob; what it has not written is lost to it
+    #[arg(long, required = true)]
+    break_lease: bool,
+    /// What would be mounted
+    source: String,
+    /// The blob, as it would be named in the mounted tree
+    path: String,
+    /// Mount options that say how to reach it, separated by commas
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],...")]
+    options: Vec<String>,
 }
 
 #[cfg(feature = "emulator")]
@@ -164,6 +181,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
             log_file: args.log_file,
         }),
         Command::Unmount(args) => unmount::unmount(&args.mount_point, args.timeout),
+        Command::Recover(args) => recover::break_lease(&args.source, &args.path, args.options),
         #[cfg(feature = "emulator")]
         Command::Demo(args) => demo::demo(args.dir, &args.command),
         #[cfg(feature = "emulator")]
@@ -252,7 +270,6 @@ fn complain(line: &str) {
 }
 
 /// Writes text to stdout.
-#[cfg(feature = "emulator")]
 fn print(text: &str) {
     let mut stdout = io::stdout();
     let _ = stdout.write_all(text.as_bytes());

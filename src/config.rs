@@ -88,6 +88,12 @@ pub const MOUNT_OPTIONS: &[OptionSpec] = &[
         default: Some("60s"),
         help: "Every operation ends within this time, with an error if need be",
     },
+    OptionSpec {
+        name: "state_dir",
+        value: Some("DIR"),
+        default: Some("/var/lib/blobdir for root, else ~/.local/state/blobdir"),
+        help: "Where this host keeps what must outlive the process; all its mounts should share it",
+    },
 ];
 
 /// One mount, as it was asked for.
@@ -138,6 +144,8 @@ pub struct MountConfig {
     pub attr_timeout: Duration,
     /// Every operation ends within this time.
     pub timeout: Duration,
+    /// Where this host keeps what must outlive the process.
+    pub state_dir: PathBuf,
 }
 
 impl MountConfig {
@@ -162,11 +170,16 @@ impl MountConfig {
                 return Err(unknown_option(&word.name, scheme));
             }
         }
+        let state_dir = match wide.state_dir.take() {
+            Some(dir) => dir,
+            None => default_state_dir(request.caller.0, request.env)?,
+        };
         let backend = (scheme.parse)(&SourceRequest {
             source: request.source,
             options: &of_scheme,
             env: request.env,
             timeout: wide.timeout,
+            state_dir: (!wide.read_only).then_some(&*state_dir),
         })?;
         Ok(MountConfig {
             backend,
@@ -180,8 +193,32 @@ impl MountConfig {
             dirty_limit: wide.dirty_limit,
             attr_timeout: wide.attr_timeout,
             timeout: wide.timeout,
+            state_dir,
         })
     }
+}
+
+/// The state directory without the option: the system's for root, else the user's own by the XDG rules.
+///
+/// Errors: the user has no home directory.
+pub fn default_state_dir(
+    user: u32,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<PathBuf, ConfigError> {
+    if user == 0 {
+        return Ok(PathBuf::from("/var/lib/blobdir"));
+    }
+    // The XDG rules say to ignore what is not absolute.
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|dir| dir.join("blobdir"))
+        .ok_or_else(|| {
+            ConfigError(
+                "there is no home directory to keep state in; name one with -o state_dir=DIR"
+                    .to_owned(),
+            )
+        })
 }
 
 /// The options part of `mount`'s help: the mount-wide words, then those of every kind of source.
@@ -228,6 +265,7 @@ struct MountWide {
     dirty_limit: u64,
     attr_timeout: Duration,
     timeout: Duration,
+    state_dir: Option<PathBuf>,
 }
 
 impl MountWide {
@@ -242,6 +280,7 @@ impl MountWide {
             dirty_limit: DEFAULT_DIRTY_LIMIT,
             attr_timeout: DEFAULT_ATTR_TIMEOUT,
             timeout: DEFAULT_TIMEOUT,
+            state_dir: None,
         }
     }
 
@@ -270,6 +309,13 @@ impl MountWide {
             "timeout" => {
                 let positive = |text: &str| parse_duration(text).filter(|time| !time.is_zero());
                 self.timeout = word.parse(positive, "a time above 0, such as 60 or 500ms")?;
+            }
+            "state_dir" => {
+                let text = word.value.as_deref().unwrap_or_default();
+                // A daemon runs in another directory.
+                self.state_dir = Some(std::path::absolute(text).map_err(|_| {
+                    ConfigError("option state_dir: \"\" is not a directory".to_owned())
+                })?);
             }
             other => unreachable!("{other} is in the table and not understood"),
         }
@@ -388,6 +434,7 @@ mod tests {
             dirty_limit: wide.dirty_limit,
             attr_timeout: wide.attr_timeout,
             timeout: wide.timeout,
+            state_dir: wide.state_dir.unwrap_or_default(),
         })
     }
 

@@ -20,6 +20,7 @@ pub mod fuse;
 
 pub mod config;
 pub mod mount;
+pub mod recover;
 
 pub mod control;
 pub mod daemon;

@@ -18,6 +18,8 @@ use crate::vfs::{Config as VfsConfig, Vfs};
 
 /// What a call may take beyond the deadline of its requests, before it is answered whatever they do.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long giving back the right to write may hold the process up at its end: a few retries.
+const RELEASE: Duration = Duration::from_secs(5);
 /// How long tasks that still run may hold the process up at its end.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -173,7 +175,20 @@ impl Mounted {
             self.life.wait_until(Some(ended_by), |life| life.session_ended);
         }
         // Closing the last handles may have left something to write.
-        self.flush_until(deadline.max(Instant::now() + SHUTDOWN))
+        let flushed = self.flush_until(deadline.max(Instant::now() + SHUTDOWN));
+        self.close();
+        flushed
+    }
+
+    /// Lets others write what is still open here; who cannot be told in time waits for the leases to end.
+    fn close(&self) {
+        if let Some(runtime) = &self.runtime {
+            let _timers = runtime.enter();
+            let close = tokio::time::timeout(RELEASE, self.vfs.close());
+            if runtime.block_on(close).is_err() {
+                log::warn!(target: "mount", "leases were not given back in time; they end by themselves");
+            }
+        }
     }
 
     fn detach(&self) -> Result<(), UnmountError> {

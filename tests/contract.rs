@@ -29,6 +29,7 @@ async fn connect(endpoint: &str) -> Arc<dyn Store> {
         options: &BTreeMap::new(),
         env: &|_| None,
         timeout: Duration::from_secs(60),
+        state_dir: Some(support::state_dir()),
     })
     .unwrap();
     backend.connect().await.unwrap()

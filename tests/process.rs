@@ -29,6 +29,10 @@ fn blobdir(args: &[&str]) -> Command {
         }
     }
     command.args(args);
+    if args.first() == Some(&"mount") {
+        // Not the one of this host's own mounts.
+        command.arg(concat!("-ostate_dir=", env!("CARGO_TARGET_TMPDIR"), "/state"));
+    }
     command
 }
 

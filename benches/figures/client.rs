@@ -45,8 +45,17 @@ impl Client {
         let options = BTreeMap::from([
             ("endpoint".to_owned(), Some(endpoint.to_owned())),
             ("connections".to_owned(), Some(connections.to_string())),
+            // The baseline holds nothing and renews nothing.
+            ("lease".to_owned(), Some("none".to_owned())),
         ]);
-        let request = SourceRequest { source, options: &options, env: &|_| None, timeout: TIMEOUT };
+        let state = std::env::temp_dir();
+        let request = SourceRequest {
+            source,
+            options: &options,
+            env: &|_| None,
+            timeout: TIMEOUT,
+            state_dir: Some(&state),
+        };
         let backend: Box<dyn Backend> = (SCHEME.parse)(&request).expect("a valid source");
         let store = runtime.block_on(backend.connect()).expect("the emulator answers");
         Client { runtime, store, connections }

@@ -1,7 +1,7 @@
 //! Cold reads: each measurement has a mount of its own.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Barrier;
@@ -65,8 +65,13 @@ pub(crate) fn distant_first(bench: &Bench) -> Report {
 
 pub(crate) fn throttled(bench: &Bench) -> Report {
     let len = bench.scale.throttled.min(bench.scale.len);
-    let sample =
-        bench.mounted(|daemon| mib_rate(len, read_through(&daemon.path(BLOB), len, false)));
+    // To the end of the blob: what was fetched ahead and is not read would count against the rate.
+    let start = bench.scale.len - len;
+    let sample = bench.mounted(|daemon| {
+        let mut file = File::open(daemon.path(BLOB)).expect("a blob that opens");
+        file.seek(SeekFrom::Start(start)).expect("a file that seeks");
+        mib_rate(len, read_from(&mut file, start, len))
+    });
     let refused = sample.counts.throttled;
     Report::new(std::slice::from_ref(&sample), Direction::Read, len, bench.memory_limit())
         .shown(format!("{:.1} MiB/s", sample.rate), format!("{refused} refused"))
@@ -124,8 +129,13 @@ pub(crate) fn read_through(path: &Path, len: u64, direct: bool) -> Duration {
     read_all(&mut file.expect("a blob that opens"), len)
 }
 
-/// Reads the next `len` bytes of an open file; the time it took.
+/// Reads `len` bytes of a file that was just opened; the time it took.
 pub(crate) fn read_all(file: &mut File, len: u64) -> Duration {
+    read_from(file, 0, len)
+}
+
+/// Reads the next `len` bytes of a file that stands at `offset`; the time it took.
+fn read_from(file: &mut File, offset: u64, len: u64) -> Duration {
     // Direct reads want memory that begins with a page.
     let mut memory = vec![0u8; (MIB + PAGE) as usize];
     let skip = memory.as_ptr().align_offset(PAGE as usize);
@@ -135,7 +145,7 @@ pub(crate) fn read_all(file: &mut File, len: u64) -> Duration {
     while at < len {
         let want = (len - at).min(MIB) as usize;
         file.read_exact(&mut buffer[..want]).expect("a file that can be read");
-        data::check(&buffer[..want], at);
+        data::check(&buffer[..want], offset + at);
         at += want as u64;
     }
     start.elapsed()

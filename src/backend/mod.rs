@@ -7,10 +7,11 @@ pub mod page_blob;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::{Result, Store};
+use crate::store::{Error, ErrorKind, Result, Store};
 
 /// One `-o` word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +68,8 @@ pub struct SourceRequest<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Every operation ends within this time, retries included.
     pub timeout: Duration,
+    /// Where a host keeps what must outlive the process; `None` if nothing will be written.
+    pub state_dir: Option<&'a Path>,
 }
 
 /// Shows neither the source, which may hold a SAS, nor the values of options.
@@ -92,6 +95,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     ///
     /// Errors: any kind; the message names the source and the remedy.
     fn connect(&self) -> crate::store::BoxFuture<'_, Result<Arc<dyn Store>>>;
+
+    /// Takes away the right to write the blob at `path` from whoever has it, so that this host can have
+    /// it. Says what it was. What that writer has not written yet is lost to it.
+    ///
+    /// Errors: `Unsupported` where there is no such right, `NotFound` if nobody has it; as the service
+    /// says.
+    fn break_lease<'a>(&'a self, path: &'a str) -> crate::store::BoxFuture<'a, Result<String>> {
+        let why = "sources of this kind have no leases";
+        let error = Error::new(ErrorKind::Unsupported, "break lease", path, why);
+        Box::pin(async move { Err(error) })
+    }
 }
 
 /// Something typed or configured that makes no sense: one line that names it and the remedy. Holds

@@ -51,7 +51,7 @@ pub(super) fn demo(dir: Option<PathBuf>, command: &[OsString]) -> Result<u8, Fai
 
     let service = start_service(&dir.join(".data"))?;
     let variable = ("AZURE_STORAGE_CONNECTION_STRING", service.connection_string());
-    let mut mount = start_mount(&service, &disks, &variable)?;
+    let mut mount = start_mount(&service, &disks, &dir.join(".state"), &variable)?;
     if let Some(code) = wait_until_usable(&mut mount, &disks, &signals)? {
         return Ok(code);
     }
@@ -101,11 +101,15 @@ fn start_service(data: &Path) -> Result<Service, Failure> {
 fn start_mount(
     service: &Service,
     disks: &Path,
+    state: &Path,
     (variable, value): &(&str, String),
 ) -> Result<Child, Failure> {
     let mut command = Command::new("/proc/self/exe");
+    let state = state.to_string_lossy().replace('\\', "\\\\").replace(',', "\\,");
     command
-        .args(["mount", "--foreground", "--"])
+        .args(["mount", "--foreground", "-o"])
+        .arg(format!("state_dir={state}"))
+        .arg("--")
         .arg(format!("az://{}/{CONTAINER}", service.account()))
         .arg(disks)
         .env(variable, value)

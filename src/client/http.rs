@@ -10,15 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::body::{Pieces, Progress, length};
-use super::pressure::{Place, Pressure};
+use super::limit::{Limit, Slot};
 use super::range::{Mismatch, Pin, check};
 use super::request::{Effect, Reply, Request};
-use super::retry::{Attempts, Failure, retry_after};
+use super::retry::{Attempts, Failure, random, retry_after};
 use super::status::{Again, outcome};
 use super::{Answer, Attempt, Config, Service};
 use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
@@ -53,8 +52,7 @@ pub struct Client {
     transport: reqwest::Client,
     service: Arc<dyn Service>,
     config: Config,
-    slots: Semaphore,
-    pressure: Pressure,
+    limit: Limit,
 }
 
 impl Client {
@@ -92,18 +90,14 @@ impl Client {
                     ),
                 )
             })?;
-        let slots = Semaphore::new(config.connections.max(1));
-        Ok(Client { transport, service, config, slots, pressure: Pressure::default() })
+        Ok(Client { transport, service, limit: Limit::new(config.connections), config })
     }
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
     pub async fn call(&self, request: &Request) -> Result<Reply> {
         let mut attempts = Attempts::new(request, self.config.timeout);
-        let place = self.pressure.place(&request.target);
         loop {
-            let deadline = attempts.deadline();
-            let attempt = self.call_once(request, deadline);
-            match in_turn(&place, length(&request.body), deadline, attempt).await {
+            match self.call_once(request, attempts.deadline()).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => attempts.after(failure).await?,
             }
@@ -140,14 +134,12 @@ impl Client {
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let mut attempts = Attempts::new(request, self.config.timeout);
-        let place = self.pressure.place(&request.target);
         let mut at = range.start;
         let mut wrong = 0;
         while at < range.end {
             let before = at;
             let deadline = attempts.deadline();
-            let attempt = self.read_once(request, &mut at, range.end, &pin, sink, deadline);
-            match in_turn(&place, range.end - before, deadline, attempt).await {
+            match self.read_once(request, &mut at, range.end, &pin, sink, deadline).await {
                 Ok(()) => debug_assert_eq!(at, range.end, "a read gives exactly its range"),
                 Err(mut failure) => {
                     if failure.kind == ErrorKind::Corrupt {
@@ -240,9 +232,18 @@ impl Client {
             *attempt.body_mut() = Some(reqwest::Body::wrap(body));
         }
 
-        let slot = match timeout_at(deadline, self.slots.acquire()).await {
-            Ok(slot) => slot.expect("the semaphore is never closed"),
-            Err(_) => return Err(never_sent("all connections were busy until the deadline")),
+        let slot = match timeout_at(deadline, self.limit.acquire()).await {
+            Ok(slot) => slot,
+            Err(_) => {
+                return Err(Failure {
+                    kind: ErrorKind::TimedOut,
+                    again: Again::Later,
+                    outcome: Outcome::NotApplied,
+                    retry_after: None,
+                    message: "all connections were busy until the deadline".to_owned(),
+                    ids: String::new(),
+                });
+            }
         };
         let mut sending = pin!(self.transport.execute(attempt));
         let response = loop {
@@ -258,6 +259,7 @@ impl Client {
         let mut open = Open { response, names, idle, deadline, _slot: slot };
         let status = open.response.status();
         if status.is_success() {
+            self.limit.served();
             return Ok(open);
         }
         let body = match open.collect(LONGEST_ERROR).await {
@@ -265,41 +267,11 @@ impl Client {
             // The status alone is enough to go by.
             Ok(None) | Err(_) => Bytes::new(),
         };
-        Err(open.refused(status, &body))
-    }
-}
-
-/// Makes an attempt when its target may be asked, and tells what came of it.
-async fn in_turn<T>(
-    place: &Place<'_>,
-    bytes: u64,
-    deadline: Instant,
-    attempt: impl Future<Output = std::result::Result<T, Failure>>,
-) -> std::result::Result<T, Failure> {
-    if !place.turn(bytes, deadline).await {
-        return Err(never_sent("the service was too busy until the deadline"));
-    }
-    let began = Instant::now();
-    let result = attempt.await;
-    match &result {
-        Ok(_) => place.served(),
-        Err(failure) if failure.kind == ErrorKind::RateLimited => {
-            place.refused(began, failure.retry_after);
+        let failure = open.refused(status, &body);
+        if failure.kind == ErrorKind::RateLimited {
+            self.limit.refused(failure.retry_after, random());
         }
-        Err(_) => {}
-    }
-    result
-}
-
-/// There was no time left to send anything.
-fn never_sent(why: &str) -> Failure {
-    Failure {
-        kind: ErrorKind::TimedOut,
-        again: Again::Later,
-        outcome: Outcome::NotApplied,
-        retry_after: None,
-        message: why.to_owned(),
-        ids: String::new(),
+        Err(failure)
     }
 }
 
@@ -309,7 +281,7 @@ struct Open<'a> {
     names: Names<'a>,
     idle: Duration,
     deadline: Instant,
-    _slot: SemaphorePermit<'a>,
+    _slot: Slot<'a>,
 }
 
 impl Open<'_> {
@@ -406,7 +378,13 @@ impl Names<'_> {
         let message = match (connecting, error.is_timeout()) {
             _ if error.is_dns() => format!("the name of {to} cannot be resolved: {}", root(error)),
             (true, true) => format!("no connection to {to} within {} s", CONNECT.as_secs()),
-            (true, false) => format!("cannot connect to {to}: {}", root(error)),
+            (true, false) => match root(error) {
+                why if why.contains("certificate") => format!(
+                    "cannot trust {to}: {why}; if that is your own service, install its CA \
+                     certificate on this host or name it by SSL_CERT_FILE"
+                ),
+                why => format!("cannot connect to {to}: {why}"),
+            },
             (false, _) => format!("the connection to {to} broke: {}", chain(error)),
         };
         Failure {

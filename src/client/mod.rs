@@ -9,7 +9,7 @@
 
 mod body;
 mod http;
-mod pressure;
+mod limit;
 mod range;
 mod request;
 mod retry;
@@ -25,6 +25,7 @@ use url::Url;
 pub use self::http::Client;
 pub use self::range::Pin;
 pub use self::request::{Effect, Reply, Request};
+pub use self::retry::pause_after;
 pub use self::status::{Again, Verdict, judge, outcome};
 
 /// Settings of one client.
@@ -32,7 +33,8 @@ pub use self::status::{Again, Verdict, judge, outcome};
 pub struct Config {
     /// Every operation ends within this time, retries included.
     pub timeout: Duration,
-    /// The most requests under way at once; also the connections that are kept open.
+    /// The most requests under way at once, fewer while the service is busy; also the connections that are
+    /// kept open.
     pub connections: usize,
 }
 

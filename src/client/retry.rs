@@ -8,8 +8,6 @@
 //! | guarded | temporary                                      | again; the outcome of a later failure is unknown if this one's was |
 //! | update  | temporary, surely not applied (408, 429, 503, never connected) | again |
 //! | update  | temporary, outcome unknown                     | ends, with `Outcome::Unknown` |
-//!
-//! The pause after a refusal for being too busy is not made here: see `pressure`.
 
 use std::time::{Duration, SystemTime};
 
@@ -83,12 +81,10 @@ impl<'a> Attempts<'a> {
             };
             return Err(self.end(failure, retry));
         }
-        // The next attempt waits in the line of its target.
-        let lined_up = failure.kind == ErrorKind::RateLimited;
-        let pause = if lined_up {
-            failure.retry_after.unwrap_or_default()
-        } else {
-            pause(self.step, failure.retry_after, random())
+        let pause = match failure.kind {
+            // The client's limit holds back this request with all others.
+            ErrorKind::RateLimited => failure.retry_after.unwrap_or_default(),
+            _ => pause(self.step, failure.retry_after, random()),
         };
         if self.made >= self.request.attempts || Instant::now() + pause >= self.deadline {
             return Err(self.end(failure, Retry::Exhausted));
@@ -99,9 +95,7 @@ impl<'a> Attempts<'a> {
             self.request.op, self.request.target, failure.message, pause.as_millis(), failure.ids
         );
         self.step += 1;
-        if !lined_up {
-            tokio::time::sleep(pause).await;
-        }
+        tokio::time::sleep(pause).await;
         Ok(())
     }
 
@@ -138,6 +132,11 @@ fn may_repeat(effect: Effect, again: Again, outcome: Outcome) -> bool {
         }
 }
 
+/// The pause before something is sent again outside of one operation, after so many failures.
+pub fn pause_after(failures: u32) -> Duration {
+    pause(failures.saturating_sub(1), None, random())
+}
+
 /// The pause before the next attempt: a random part of an exponentially growing bound (full jitter,
 /// so that many clients do not come back together), on top of what the service asked for.
 fn pause(step: u32, retry_after: Option<Duration>, random: u64) -> Duration {
@@ -159,7 +158,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Random bits for the pause; without a random source the pause has no jitter, which does no harm.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)
 }
 

@@ -94,6 +94,31 @@ impl Callbacks {
         });
     }
 
+    /// The same for a call that changes something: at the deadline it is answered, but not dropped. It
+    /// goes on to its end, so that nothing is left half done.
+    fn answer_and_finish<R: Refuse, T: Send + 'static>(
+        &self,
+        op: &'static str,
+        what: impl fmt::Display + Send + 'static,
+        reply: R,
+        call: impl Future<Output = vfs::Result<T>> + Send + 'static,
+        ok: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let call = self.runtime.spawn(call);
+        // A task that panicked leaves no result; its reply is dropped, which says EIO.
+        let finished = async move {
+            match call.await {
+                Ok(result) => result.map(Some),
+                Err(_) => Ok(None),
+            }
+        };
+        self.answer(op, what, reply, finished, |reply, value| {
+            if let Some(value) = value {
+                ok(reply, value);
+            }
+        });
+    }
+
     /// Answers from a task that ends by itself: what is flushed goes on while the service takes it, and
     /// each of its requests has its own deadline.
     fn answer_when_flushed(
@@ -246,7 +271,7 @@ impl Filesystem for Callbacks {
         let vfs = Arc::clone(&self.vfs);
         let change = SetAttr { size, mode, uid, gid };
         let call = async move { vfs.setattr(ino.0, fh.map(|fh| fh.0), change).await };
-        self.answer("setattr", ino, reply, call, self.reply_attr());
+        self.answer_and_finish("setattr", ino, reply, call, self.reply_attr());
     }
 
     fn mkdir(
@@ -268,14 +293,14 @@ impl Filesystem for Callbacks {
         let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
         let what = name.display().to_string();
         let call = async move { vfs.unlink(parent.0, &name).await };
-        self.answer("unlink", what, reply, call, |reply, ()| reply.ok());
+        self.answer_and_finish("unlink", what, reply, call, |reply, ()| reply.ok());
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
         let what = name.display().to_string();
         let call = async move { vfs.rmdir(parent.0, &name).await };
-        self.answer("rmdir", what, reply, call, |reply, ()| reply.ok());
+        self.answer_and_finish("rmdir", what, reply, call, |reply, ()| reply.ok());
     }
 
     fn rename(
@@ -359,7 +384,9 @@ impl Filesystem for Callbacks {
                 let written = data.len() as u32;
                 let what = format!("{written} bytes at {offset}");
                 let call = async move { vfs.write(fh.0, offset, &data).await };
-                self.answer("write", what, reply, call, move |reply, ()| reply.written(written));
+                self.answer_and_finish("write", what, reply, call, move |reply, ()| {
+                    reply.written(written)
+                });
             }
             Err(error) => refuse("write", fh, reply, &error),
         });
@@ -454,12 +481,18 @@ impl Filesystem for Callbacks {
                 Err(error) => return refuse("readdir", ino, reply, &error),
             };
             for entry in &page.entries {
-                let known = vfs.remember_entry(fh.0, entry.next_offset).await;
-                let attr = known.unwrap_or(Attr { ino: 0, ..entry.attr });
-                let shown = stand_in_ino(&DirEntry { attr, ..entry.clone() });
-                let offset = entry.next_offset;
+                let mut known = vfs.remember_entry(fh.0, entry.next_offset).await;
+                if known.is_none() && entry.attr.ino == 0 {
+                    // Something was removed since it was listed; perhaps this.
+                    let found = vfs.lookup(ino.0, OsStr::new(&entry.name)).await;
+                    let Ok(found) = found else { continue };
+                    known = Some(found);
+                }
+                // `.` and `..` have no entry to remember; the kernel does not count those.
+                let attr = known.unwrap_or(entry.attr);
+                let (number, offset) = (INodeNo(attr.ino), entry.next_offset);
                 let attr = file_attr(&attr);
-                if reply.add(shown, offset, &entry.name, &ttl, &attr, GENERATION) {
+                if reply.add(number, offset, &entry.name, &ttl, &attr, GENERATION) {
                     if let Some(known) = known {
                         vfs.forget(known.ino, 1);
                     }
@@ -592,7 +625,7 @@ impl Filesystem for Callbacks {
                 vfs.grow(fh.0, offset.saturating_add(length)).await
             }
         };
-        self.answer("fallocate", fh, reply, call, |reply, ()| reply.ok());
+        self.answer_and_finish("fallocate", fh, reply, call, |reply, ()| reply.ok());
     }
 
     fn lseek(

@@ -64,6 +64,10 @@ impl Pool {
         let slab = (half, free.halves.swap_remove(other));
         if free.slabs.len() < IDLE {
             free.slabs.push(slab);
+        } else {
+            // Giving memory back takes the kernel a while, for which nobody should wait.
+            drop(free);
+            drop(slab);
         }
     }
 }

@@ -287,10 +287,10 @@ impl File {
                 return;
             };
             let content = state.content;
+            // Held for its stream even if somebody waits for it: the cache might let go of it before
+            // that somebody looks again.
             let wanted = fetch.stream.is_some_and(|stream| {
-                fetch.waiters.is_empty()
-                    && fetch.overwritten.pieces() == 0
-                    && state.streams.contains_key(&stream)
+                fetch.overwritten.is_empty() && state.streams.contains_key(&stream)
             });
             match fetch.stream {
                 Some(stream) if wanted => {

@@ -91,8 +91,43 @@ pub(super) struct State {
     pub(super) orphan: bool,
     /// The name is being changed: nothing is sent until that is done.
     pub(super) frozen: bool,
-    /// Set once an update may or may not have been applied: every later write, fsync and close fails.
+    /// Nobody has it open for writing any more, and not all of it could be sent: from now on the
+    /// sweeper does what a close would.
+    pub(super) left_open: bool,
+    /// Set once an update may or may not have been applied, or never can be: every later write, fsync
+    /// and close fails.
     pub(super) failed: Option<Error>,
+}
+
+/// Updates are held back until this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    file: Arc<File>,
+    renamed: Option<Arc<dyn BlobMut>>,
+}
+
+impl Frozen {
+    /// Lets updates go on, under the blob's new name.
+    pub fn thaw_renamed(mut self, writer: Arc<dyn BlobMut>) {
+        self.renamed = Some(writer);
+    }
+
+    /// Nothing can be sent under any name: every later write, fsync and close fails.
+    pub fn fail(self, error: Error) {
+        self.file.state.lock().fail(error);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let mut state = self.file.state.lock();
+        state.frozen = false;
+        if let Some(writer) = self.renamed.take() {
+            state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
+            state.writer = Some(writer);
+        }
+        self.file.wake_flusher(&mut state);
+    }
 }
 
 /// What is known of a byte.
@@ -148,6 +183,7 @@ impl File {
             dirty_since: None,
             orphan: false,
             frozen: false,
+            left_open: false,
             failed: None,
         };
         Arc::new(File {
@@ -210,21 +246,23 @@ impl File {
         self.wait_until_idle().await;
     }
 
-    /// Holds back all updates, once those in flight have ended, until [`thaw`](File::thaw).
-    pub async fn freeze(&self) {
+    /// Holds back all updates, once those in flight have ended, for as long as the result lives. Only
+    /// one at a time.
+    pub async fn freeze(self: &Arc<Self>) -> Frozen {
         self.state.lock().frozen = true;
+        // Made before the wait: a caller that gives up must not leave it frozen.
+        let frozen = Frozen { file: Arc::clone(self), renamed: None };
         self.wait_until_idle().await;
+        frozen
     }
 
-    /// Lets updates go on, under the blob's new name if there is one.
-    pub fn thaw(self: &Arc<Self>, renamed: Option<Arc<dyn BlobMut>>) {
-        let mut state = self.state.lock();
-        state.frozen = false;
-        if let Some(writer) = renamed {
-            state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
-            state.writer = Some(writer);
+    /// Says whether handles can still write it. If none can, what a failed close has left is sent, and the
+    /// length published, as soon as the service takes it.
+    pub fn leave_open(self: &Arc<Self>, left: bool) {
+        self.state.lock().left_open = left;
+        if left {
+            self.shared.note_unsettled(self);
         }
-        self.wake_flusher(&mut state);
     }
 
     async fn wait_until_idle(&self) {
@@ -546,9 +584,22 @@ impl File {
             }
             self.load(&missing).await?;
         }
-        self.state.lock().modified = Some(SystemTime::now());
+        {
+            let mut state = self.state.lock();
+            state.modified = Some(SystemTime::now());
+            if state.orphan {
+                // The service has nothing that could be shorter or longer.
+                return Ok(());
+            }
+        }
+        // Until the service knows: what fails here is tried again at the latest by the unmount.
+        self.shared.note_unsettled(self);
         self.apply_cut(&writer).await?;
-        if writer.len() == len { Ok(()) } else { writer.set_len(len, true).await }
+        if writer.len() != len {
+            writer.set_len(len, true).await?;
+        }
+        self.shared.note_settled(self);
+        Ok(())
     }
 
     /// Forgets everything from `len` on and notes that the service must be cut there.
@@ -604,16 +655,12 @@ impl File {
                 ended.await;
                 continue;
             };
-            let result = writer.set_len(cut, false).await;
-            {
-                let mut state = self.state.lock();
-                state.cutting = false;
-                if result.is_ok() && state.cut == Some(cut) {
-                    state.cut = None;
-                }
+            let _cutting = Cutting(self);
+            writer.set_len(cut, false).await?;
+            let mut state = self.state.lock();
+            if state.cut == Some(cut) {
+                state.cut = None;
             }
-            self.ended.notify_waiters();
-            result?;
         }
     }
 
@@ -767,6 +814,16 @@ impl State {
     pub(super) fn full_window(&self, written: Span) -> Option<u64> {
         let window = Span::at((written.end - 1) / MAX_PUT * MAX_PUT, MAX_PUT);
         (written.end == window.end && self.dirty.covers(window)).then_some(window.start)
+    }
+}
+
+/// Busy with the cut. Dropped in the middle too, when a caller gives up: others then do it.
+struct Cutting<'a>(&'a File);
+
+impl Drop for Cutting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().cutting = false;
+        self.0.ended.notify_waiters();
     }
 }
 

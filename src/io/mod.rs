@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod file;
 pub mod page_cache;
 pub mod readahead;
+pub mod recovery;
 pub mod span;
 #[cfg(test)]
 mod tests;

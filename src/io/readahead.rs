@@ -2,7 +2,7 @@
 //!
 //! A stream is a run of adjacent reads. Its first reads are fetched as asked: the kernel's own second
 //! readahead after one small read is not progress, and a wrong guess costs a whole window. A stream
-//! that goes on gets a window ahead of it that opens at [`FIRST_WINDOW`] and doubles with what is
+//! that goes on gets a window ahead of it that opens at [`FIRST_WINDOW`] and grows with what is
 //! consumed, up to what keeps every connection busy. Random reads never get one.
 
 use super::span::Span;
@@ -11,9 +11,9 @@ use super::span::Span;
 const BELIEVED: u64 = 320 << 10;
 /// Window of a stream that has just been believed, in bytes.
 const FIRST_WINDOW: u64 = 16 << 20;
-/// A window doubles when this part of it has been consumed. Later, and the connections stand idle while it
-/// opens; sooner, and a reader that stops early has more fetched in vain.
-const GROWS_AFTER: u64 = 8;
+/// What the window grows by for each byte consumed. At 2 it doubles with every window read, and the
+/// first 128 MiB of a distant blob take twice as long.
+const GROWTH: u64 = 4;
 /// Reads may come this far out of order, in bytes: one kernel readahead.
 const SLACK: u64 = 1 << 20;
 /// Streams told apart in one handle; the least recently read is given up for a new one.
@@ -37,8 +37,7 @@ struct Stream {
     id: StreamId,
     start: u64,
     next: u64,
-    reads: u32,
-    window: u64,
+    /// Where it was when it was first believed.
     opened_at: u64,
     believed: bool,
 }
@@ -70,8 +69,6 @@ impl Planner {
                 id: fresh_id(),
                 start: read.start,
                 next: read.end,
-                reads: 1,
-                window: FIRST_WINDOW.min(self.max_window),
                 opened_at: 0,
                 believed: false,
             };
@@ -80,7 +77,6 @@ impl Planner {
         };
         self.streams[..=index].rotate_right(1);
         let stream = &mut self.streams[0];
-        stream.reads += 1;
         let progress = read.end > stream.next;
         stream.next = stream.next.max(read.end);
         if !stream.believed {
@@ -90,12 +86,8 @@ impl Planner {
             stream.believed = true;
             stream.opened_at = stream.next;
         }
-        // A part of a window consumed since it last grew: the reader is fast enough for twice as much.
-        if stream.next - stream.opened_at >= stream.window / GROWS_AFTER {
-            stream.window = (stream.window * 2).min(self.max_window);
-            stream.opened_at = stream.next;
-        }
-        let end = stream.next.saturating_add(stream.window).min(len);
+        let window = FIRST_WINDOW + GROWTH * (stream.next - stream.opened_at);
+        let end = stream.next.saturating_add(window.min(self.max_window)).min(len);
         let ahead = Span::between(stream.next, end);
         Plan { ahead: (!ahead.is_empty()).then_some((stream.id, ahead)), dropped: None }
     }
@@ -144,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn two_large_reads_in_a_row_open_the_window_and_it_doubles() {
+    fn two_large_reads_in_a_row_open_the_window_and_it_grows() {
         let mut reader = Reader::new();
         assert_eq!(reader.read(0, MIB).ahead, None);
         let (_, ahead) = reader.read(MIB, MIB).ahead.expect("a stream");

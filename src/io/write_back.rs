@@ -130,9 +130,9 @@ impl File {
     pub async fn flush(self: &Arc<Self>, last: bool) -> Result<()> {
         let told = {
             let mut state = self.lock();
-            let Some(_) = &state.writer else {
+            if state.writer.is_none() || state.orphan {
                 return Ok(());
-            };
+            }
             state.check_writable()?;
             self.add_ticket(&mut state)
         };
@@ -146,7 +146,18 @@ impl File {
                 ))
             })?;
         }
-        self.publish_len(last).await
+        let published = self.publish_len(last).await;
+        if let Err(error) = &published {
+            self.lock().note_gone(error);
+        }
+        published
+    }
+
+    /// Does what a close could not do; if it still cannot, the sweeper calls again.
+    async fn close_again(self: Arc<Self>) {
+        if self.flush(true).await.is_err() && self.failure().is_none() {
+            self.leave_open(true);
+        }
     }
 
     /// Makes the service know the length.
@@ -156,6 +167,9 @@ impl File {
         loop {
             let (len, cut) = {
                 let state = self.lock();
+                if state.orphan {
+                    return Ok(());
+                }
                 state.check_writable()?;
                 (state.len, state.cut)
             };
@@ -364,16 +378,21 @@ impl File {
     /// An update, or what had to be done before one, failed: tells those who wait for it.
     fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
         if error.outcome() == Outcome::Unknown || error.kind() == ErrorKind::Fenced {
-            // Sending again could overwrite newer data later, when the first one is applied after all.
+            let why = match error.kind() {
+                ErrorKind::Fenced => "somebody else writes it",
+                // Sending again could overwrite newer data later, when this is applied after all.
+                _ => "it may or may not have been applied",
+            };
             let error = error.clone().with_kind(ErrorKind::Fenced).with_retry(Retry::Permanent);
             log::error!(
                 target: "io",
-                "{error}; it may or may not have been applied, so every later write, fsync and close \
-                 of this file fails; {} bytes are not confirmed",
+                "{error}; {why}, so every later write, fsync and close of this file fails; {} bytes \
+                 are not confirmed",
                 state.dirty.charged()
             );
             state.failed = Some(error);
         }
+        state.note_gone(error);
         let failed = state.failed.clone();
         let tickets = std::mem::take(&mut state.tickets);
         for mut ticket in tickets {
@@ -544,6 +563,24 @@ impl File {
 }
 
 impl State {
+    /// A blob that was removed or replaced by somebody else takes no update any more: what is dirty has
+    /// nowhere to go, so the file fails for good instead of being tried for ever.
+    fn note_gone(&mut self, error: &Error) {
+        if error.kind() == ErrorKind::Stale && self.failed.is_none() && !self.orphan {
+            self.fail(error.clone());
+        }
+    }
+
+    /// From now on every write, fsync and close fails for this reason.
+    pub(super) fn fail(&mut self, error: Error) {
+        log::error!(
+            target: "io",
+            "{error}; every later write, fsync and close of this file fails; {} bytes are not confirmed",
+            self.dirty.charged()
+        );
+        self.failed = Some(error);
+    }
+
     fn may_send(&self) -> bool {
         self.failed.is_none() && !self.orphan && !self.frozen
     }
@@ -575,7 +612,7 @@ fn end_tickets(state: &mut State) {
 }
 
 impl Shared {
-    fn note_unsettled(&self, file: &Arc<File>) {
+    pub(super) fn note_unsettled(&self, file: &Arc<File>) {
         let mut unsettled = self.unsettled.lock();
         if unsettled.is_empty() {
             self.sweep.notify_one();
@@ -583,7 +620,7 @@ impl Shared {
         unsettled.insert(Arc::as_ptr(file).addr(), Arc::clone(file));
     }
 
-    fn note_settled(&self, file: &Arc<File>) {
+    pub(super) fn note_settled(&self, file: &Arc<File>) {
         if file.is_settled() {
             self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
         }
@@ -594,6 +631,10 @@ impl Shared {
     pub fn abandon(&self, file: &Arc<File>) -> u64 {
         self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
         let mut state = file.lock();
+        for writing in state.writing.values_mut() {
+            // What is still in flight and fails is not wanted back.
+            writing.superseded.insert(Span::between(0, u64::MAX));
+        }
         let dropped = state.dirty.charged();
         drop(state.dirty.take(Span::between(0, u64::MAX)));
         self.budget.adjust(dropped, state.dirty.charged());
@@ -615,15 +656,20 @@ pub(super) async fn sweep(shared: Weak<Shared>) {
             continue;
         }
         for file in files {
+            strong.note_settled(&file);
             let mut state = file.lock();
-            if state.dirty_since.is_some_and(|since| since.elapsed() >= MAX_AGE) {
-                if state.tickets.is_empty() {
-                    file.send_everything(&mut state);
-                }
+            if state.dirty_since.is_some_and(|since| since.elapsed() < MAX_AGE) {
+                continue;
+            }
+            if std::mem::take(&mut state.left_open) {
+                let file = Arc::clone(&file);
+                strong.runtime.spawn(async move { file.close_again().await });
+            } else if state.tickets.is_empty() {
+                file.send_everything(&mut state);
+            }
+            if state.dirty_since.is_some() {
                 state.dirty_since = Some(Instant::now());
             }
-            drop(state);
-            strong.note_settled(&file);
         }
         drop(strong);
         tokio::time::sleep(SWEEP).await;

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 
 use super::{
     Access, Blob, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListEntry,
-    ListPage, Opened, RemotePath, Replace, Result, Sink, Stat, Store, Version, WriteModel,
+    ListPage, Moved, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink, Stat, Store,
+    Version, WriteModel,
 };
 
 /// Unit of storage, in bytes: a sector, so that clearing one gives it back.
@@ -37,6 +38,7 @@ struct Shared {
     names: Mutex<BTreeMap<String, Node>>,
     versions: AtomicU64,
     latency: Mutex<Duration>,
+    failure: Mutex<Option<(ErrorKind, Outcome)>>,
     requests: AtomicU64,
 }
 
@@ -64,6 +66,11 @@ impl MemoryStore {
     /// Makes every later call take this long.
     pub fn set_latency(&self, latency: Duration) {
         *self.shared.latency.lock() = latency;
+    }
+
+    /// Makes every later call fail so, until it is told otherwise. Nothing of it is applied.
+    pub fn set_failure(&self, failure: Option<(ErrorKind, Outcome)>) {
+        *self.shared.failure.lock() = failure;
     }
 
     /// Reads and updates so far; other calls are not counted.
@@ -96,10 +103,17 @@ impl MemoryStore {
         content.lock().store(0, bytes);
     }
 
-    async fn pause(&self) {
+    /// Takes the time of a call; fails if calls are to fail.
+    async fn pause(&self, op: &'static str, path: &RemotePath) -> Result<()> {
         let latency = *self.shared.latency.lock();
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
+        }
+        match *self.shared.failure.lock() {
+            None => Ok(()),
+            Some((kind, outcome)) => Err(Error::new(kind, op, path, "as the test wants it")
+                .with_retry(Retry::Temporary)
+                .with_outcome(outcome)),
         }
     }
 
@@ -186,7 +200,7 @@ impl Store for MemoryStore {
 
     fn stat<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<Stat>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("stat", path).await?;
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "stat", path),
                 Some(Node::Directory) => Ok(Stat::directory()),
@@ -201,7 +215,7 @@ impl Store for MemoryStore {
         cursor: Option<Cursor>,
     ) -> BoxFuture<'a, Result<ListPage>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("list", dir).await?;
             let prefix = if dir.is_root() { String::new() } else { format!("{dir}/") };
             let mut entries: BTreeMap<String, Stat> = BTreeMap::new();
             for (name, node) in self.shared.names.lock().range(prefix.clone()..) {
@@ -231,7 +245,7 @@ impl Store for MemoryStore {
 
     fn open<'a>(&'a self, path: &'a RemotePath, access: Access) -> BoxFuture<'a, Result<Opened>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("open", path).await?;
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "open", path),
                 Some(Node::Directory) => fail(ErrorKind::IsDirectory, "open", path),
@@ -249,7 +263,7 @@ impl Store for MemoryStore {
         replace: Replace,
     ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("create", path).await?;
             match self.shared.node(path) {
                 Some(Node::Directory) => return fail(ErrorKind::IsDirectory, "create", path),
                 Some(Node::File(_)) if replace == Replace::Refused => {
@@ -272,17 +286,19 @@ impl Store for MemoryStore {
         expected: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("remove", path).await?;
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "remove", path),
                 Some(Node::Directory) => fail(ErrorKind::IsDirectory, "remove", path),
                 Some(Node::File(content)) => {
+                    // Names before contents, as everywhere: so nobody waits for each other.
+                    let mut names = self.shared.names.lock();
                     let mut content = content.lock();
                     if expected.is_some_and(|expected| *expected != version(content.version)) {
                         return fail(ErrorKind::Stale, "remove", path);
                     }
                     content.version = 0;
-                    self.shared.names.lock().remove(path.as_str());
+                    names.remove(path.as_str());
                     Ok(())
                 }
             }
@@ -294,9 +310,9 @@ impl Store for MemoryStore {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<Moved>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("rename", from).await?;
             let content = match self.shared.node(from) {
                 None => return fail(ErrorKind::NotFound, "rename", from),
                 Some(Node::Directory) => return fail(ErrorKind::IsDirectory, "rename", from),
@@ -309,26 +325,37 @@ impl Store for MemoryStore {
                 }
                 _ => {}
             }
-            let mut old = content.lock();
-            let copy = Content {
-                len: old.len,
-                capacity: old.capacity,
-                version: self.shared.next_version(),
-                modified: SystemTime::now(),
-                sectors: old.sectors.clone(),
-                in_flight: Vec::new(),
-            };
-            old.version = 0;
             let mut names = self.shared.names.lock();
+            let (copy, moved) = {
+                let mut old = content.lock();
+                let copy = Content {
+                    len: old.len,
+                    capacity: old.capacity,
+                    version: self.shared.next_version(),
+                    modified: SystemTime::now(),
+                    sectors: old.sectors.clone(),
+                    in_flight: Vec::new(),
+                };
+                let moved = Moved { from: version(old.version), to: version(copy.version) };
+                old.version = 0;
+                (copy, moved)
+            };
             names.remove(from.as_str());
-            names.insert(to.as_str().to_owned(), Node::File(Arc::new(Mutex::new(copy))));
-            Ok(())
+            match names.get(to.as_str()) {
+                // Writers know a blob by its name: a late one would write into what has it now.
+                Some(Node::File(replaced)) => *replaced.lock() = copy,
+                _ => {
+                    let copy = Node::File(Arc::new(Mutex::new(copy)));
+                    names.insert(to.as_str().to_owned(), copy);
+                }
+            }
+            Ok(moved)
         })
     }
 
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("make_dir", path).await?;
             if self.shared.node(path).is_some() {
                 return fail(ErrorKind::AlreadyExists, "make_dir", path);
             }
@@ -339,7 +366,7 @@ impl Store for MemoryStore {
 
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.pause().await;
+            self.pause("remove_dir", path).await?;
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "remove_dir", path),
                 Some(Node::File(_)) => fail(ErrorKind::NotDirectory, "remove_dir", path),
@@ -403,9 +430,10 @@ impl MemoryBlob {
             assert!(!content.in_flight.iter().any(clash), "overlapping updates in flight");
             content.in_flight.push(range.clone());
         }
-        self.store.pause().await;
+        let passed = self.store.pause(op, &self.path).await;
         let mut content = self.content.lock();
         content.in_flight.retain(|other| *other != range);
+        passed?;
         if content.version == 0 {
             return fail(ErrorKind::NotFound, op, &self.path);
         }
@@ -432,7 +460,7 @@ impl Blob for MemoryBlob {
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.store.shared.requests.fetch_add(1, Ordering::Relaxed);
-            self.store.pause().await;
+            self.store.pause("read", &self.path).await?;
             let mut at = range.start;
             while at < range.end {
                 let sector = at / SECTOR;
@@ -457,7 +485,7 @@ impl Blob for MemoryBlob {
 
     fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>> {
         Box::pin(async move {
-            self.store.pause().await;
+            self.store.pause("allocated", &self.path).await?;
             let content = self.content.lock();
             let mut extents: Vec<Range<u64>> = Vec::new();
             for &sector in content
@@ -509,7 +537,7 @@ impl BlobMut for MemoryBlob {
                 return fail(ErrorKind::TooLarge, "reserve", &self.path);
             }
             let _alone = self.gate.write().await;
-            self.store.pause().await;
+            self.store.pause("reserve", &self.path).await?;
             let mut content = self.content.lock();
             content.capacity = content.capacity.max(capacity.next_multiple_of(SECTOR));
             content.version = self.store.shared.next_version();
@@ -523,7 +551,7 @@ impl BlobMut for MemoryBlob {
                 return fail(ErrorKind::TooLarge, "set_len", &self.path);
             }
             let _alone = self.gate.write().await;
-            self.store.pause().await;
+            self.store.pause("set_len", &self.path).await?;
             let mut content = self.content.lock();
             let needed = len.next_multiple_of(SECTOR);
             let capacity = if keep_reserve { content.capacity.max(needed) } else { needed };

@@ -150,6 +150,15 @@ pub enum Replace {
     Refused,
 }
 
+/// A blob that was moved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// The version under the old name.
+    pub from: Version,
+    /// The version under the new name; its content is the same.
+    pub to: Version,
+}
+
 /// A remote namespace. Calls may run concurrently and in any order.
 ///
 /// Every call ends within the store's own deadline. Paths are relative to what was mounted; the
@@ -193,8 +202,8 @@ pub trait Store: Send + Sync + Debug {
         version: Option<&'a Version>,
     ) -> BoxFuture<'a, Result<()>>;
 
-    /// Moves a blob. The source is removed only in the version that was copied, so that nothing
-    /// written meanwhile is lost (`Stale`; both names exist then).
+    /// Moves a blob, and tells which versions that was about. The source is removed only in the version
+    /// that was copied, so that nothing written meanwhile is lost (`Stale`; both names exist then).
     ///
     /// Errors: `AlreadyExists` as `replace` says, `IsDirectory` for a directory at either name.
     fn rename<'a>(
@@ -202,13 +211,18 @@ pub trait Store: Send + Sync + Debug {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>>;
+    ) -> BoxFuture<'a, Result<Moved>>;
 
     /// Makes an empty directory. `AlreadyExists` if the name is taken.
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
 
     /// Removes an empty directory. `NotEmpty` if anything is in it, `NotDirectory` for a blob.
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
+
+    /// Ends all updates: releases what is held for blobs that are still open, for a mount that ends.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// Takes the bytes of a read, in order.
@@ -252,8 +266,10 @@ pub trait Blob: Send + Sync + Debug {
 /// two that overlap in flight**. `reserve`, `set_len` and `close` wait for updates in flight
 /// and hold later ones back, so they may be called at any time.
 ///
-/// An update that fails says through [`Error::outcome`] whether it was surely not applied or may
-/// yet be.
+/// An update that fails says through [`Error::outcome`] whether it may be sent again. With `NotApplied`
+/// it may: it was not applied, or it can be applied only before anything that is sent later, which is
+/// the same to whoever still has the bytes. With `Unknown` it may be applied after what is sent later, so
+/// that nothing can safely be sent any more.
 pub trait BlobMut: Blob {
     /// Bytes that can be written without [`reserve`](BlobMut::reserve); a multiple of the write alignment,
     /// at least [`len`](Blob::len). Bytes between the two read as zeros or as what was written there.

@@ -42,6 +42,7 @@ impl Vfs {
     /// Attributes that are known well enough not to ask. Never waits.
     pub fn getattr_now(&self, ino: u64) -> Option<Attr> {
         let inode = self.inodes.get(ino)?;
+        inode.put_away();
         let known = ino == ROOT
             || inode.is_detached()
             || inode.writable_file().is_some()

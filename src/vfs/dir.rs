@@ -1,10 +1,11 @@
 //! Reading directories: one page of the store's listing at a time, whatever the directory's size.
 //!
 //! Offsets are stable within one open directory: `.` and `..` come first, entry `n` of the listing is
-//! at `n + FIRST`. Going back fetches the page again from its cursor, so that memory is bounded by
+//! at `n + FIRST`. Offset 0 begins anew, with what is there by then. Going back fetches the page again from its cursor, so that memory is bounded by
 //! one page and one cursor a page.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
@@ -45,29 +46,45 @@ struct Position {
     /// Where each page seen so far begins: the index of its first entry, and the cursor it comes from.
     starts: Vec<(u64, Option<Cursor>)>,
     /// The page in memory, by its index in `starts`.
-    page: Option<(usize, Arc<ListPage>)>,
+    page: Option<(usize, Page)>,
+}
+
+/// A page, and when the service was asked for it: what was learnt since is newer.
+#[derive(Clone, Debug)]
+struct Page {
+    listed: Instant,
+    content: Arc<ListPage>,
 }
 
 impl DirHandle {
+    /// Begins anew: the directory as it is now is what rewinddir(3) promises.
+    async fn rewind(&self) {
+        let mut position = self.position.lock().await;
+        position.starts.truncate(1);
+        position.page = None;
+    }
+
     /// The page that holds entry `index`, and the index of its first entry; `None` past the end.
-    async fn page_of(&self, vfs: &Vfs, index: u64) -> Result<Option<(u64, Arc<ListPage>)>> {
+    async fn page_of(&self, vfs: &Vfs, index: u64) -> Result<Option<(u64, Page)>> {
         let mut position = self.position.lock().await;
         let mut at = position.starts.partition_point(|(first, _)| *first <= index) - 1;
         loop {
             let (first, cursor) = position.starts[at].clone();
             let page = match &position.page {
-                Some((held, page)) if *held == at => Arc::clone(page),
+                Some((held, page)) if *held == at => page.clone(),
                 _ => {
-                    let page = Arc::new(vfs.store.list(&self.path, cursor).await?);
-                    position.page = Some((at, Arc::clone(&page)));
+                    let listed = Instant::now();
+                    let content = Arc::new(vfs.store.list(&self.path, cursor).await?);
+                    let page = Page { listed, content };
+                    position.page = Some((at, page.clone()));
                     page
                 }
             };
-            let end = first + page.entries.len() as u64;
+            let end = first + page.content.entries.len() as u64;
             if index < end {
                 return Ok(Some((first, page)));
             }
-            let Some(next) = page.next.clone() else {
+            let Some(next) = page.content.next.clone() else {
                 return Ok(None);
             };
             at += 1;
@@ -100,6 +117,9 @@ impl Vfs {
         let inode = self.inode(ino)?;
         let here = self.attr(&inode);
         let mut at = offset;
+        if at == 0 {
+            dir.rewind().await;
+        }
         while at < FIRST {
             // The kernel knows the parent's number itself and does not look at this one.
             let name = if at == 0 { "." } else { ".." };
@@ -108,7 +128,7 @@ impl Vfs {
         }
         if let Some((first, page)) = dir.page_of(self, at - FIRST).await? {
             for (index, entry) in
-                page.entries.iter().enumerate().skip((at - FIRST - first) as usize)
+                page.content.entries.iter().enumerate().skip((at - FIRST - first) as usize)
             {
                 let known = dir.path.join(&entry.name).and_then(|path| self.inodes.at(&path));
                 let attr = match known {
@@ -131,8 +151,9 @@ impl Vfs {
         let index = next_offset.checked_sub(FIRST + 1)?;
         let dir = self.dirs.read().get(&handle).map(Arc::clone)?;
         let (first, page) = dir.page_of(self, index).await.ok()??;
-        let entry = &page.entries[(index - first) as usize];
-        let inode = self.inodes.remember(&dir.path.join(&entry.name)?, entry.stat.clone());
+        let entry = &page.content.entries[(index - first) as usize];
+        let path = dir.path.join(&entry.name)?;
+        let inode = self.inodes.remember_listed(&path, entry.stat.clone(), page.listed)?;
         Some(self.attr(&inode))
     }
 }

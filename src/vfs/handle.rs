@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::inode::{Closed, Inode};
+use super::inode::Inode;
 use super::{Error, Result, Vfs};
 use crate::io::fetch::Reader;
 use crate::io::file::{Blocked, File};
@@ -65,7 +65,6 @@ impl Vfs {
         if flags.write {
             self.check_writable(&path)?;
             if let Some(why) = inode.read_only() {
-                log::warn!(target: "vfs", "{path} cannot be written: {why}");
                 return Err(read_only(&path, why).into());
             }
         }
@@ -73,6 +72,7 @@ impl Vfs {
         if inode.is_detached() {
             return Err(Error::StaleInode);
         }
+        inode.put_away();
         if let Some(file) = inode.writable_file() {
             return Ok(self.add_handle(&inode, file, flags.write, true));
         }
@@ -142,6 +142,9 @@ impl Vfs {
             state.handles += 1;
             state.writers += usize::from(writable);
             state.file = Some(Arc::clone(&file));
+        }
+        if writable {
+            file.leave_open(false);
         }
         let handle = self.fresh_handle();
         let reader = file.reader();
@@ -226,6 +229,8 @@ impl Vfs {
         let Some(handle) = self.handles.write().remove(&handle) else {
             return;
         };
+        self.closing.send_modify(|count| *count += 1);
+        let _closed = Closing(&self.closing);
         handle.file.end_reader(&handle.reader);
         let inode = Arc::clone(&handle.inode);
         let _one_at_a_time = inode.opening.lock().await;
@@ -239,42 +244,40 @@ impl Vfs {
         if file.is_writable() && writers == 0 {
             self.end_writing(&inode, &file, handles).await;
         }
-        if handles == 0 && file.is_settled() {
-            let mut state = inode.lock();
-            let blob = file.blob();
-            let (content, holes) = (file.content(), file.known_holes());
-            state.closed = Some(Closed { content, blob: Arc::clone(&blob), holes });
-            state.set_stat(|stat| {
-                stat.len = file.len();
-                stat.allocated = file.allocated();
-                stat.modified = file.modified().or(stat.modified);
-                stat.version = Some(blob.version());
-            });
-            state.file = None;
-        }
+        inode.put_away();
         self.inodes.settle(&inode);
+    }
+
+    /// Parts with a file that nothing can be written to any more, and with what was not written.
+    pub(super) fn give_up(&self, inode: &Arc<Inode>, file: &Arc<File>) {
+        let dropped = self.io.abandon(file);
+        if let Some(failure) = file.failure() {
+            let path = inode.path();
+            log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
+        }
+        inode.lock().file = None;
+        // Those who read on see what was not written; who opens the name must not.
+        self.inodes.detach(inode);
     }
 
     /// The last handle that could write is gone.
     async fn end_writing(&self, inode: &Arc<Inode>, file: &Arc<File>, readers: usize) {
         let path = inode.path();
         if inode.is_detached() || file.failure().is_some() {
-            let dropped = self.io.abandon(file);
-            if let Some(failure) = file.failure() {
-                log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
-            }
-            inode.lock().file = None;
+            self.give_up(inode, file);
+            close(&path, file).await;
             return;
         }
         if let Err(error) = file.flush(true).await {
-            log::error!(target: "vfs", "{path}: kept in memory and tried again: {error}");
+            if file.failure().is_some() {
+                self.give_up(inode, file);
+            } else {
+                log::error!(target: "vfs", "{path}: kept in memory and tried again: {error}");
+                file.leave_open(true);
+            }
             return;
         }
-        if let Some(writer) = file.writer_handle()
-            && let Err(error) = writer.close().await
-        {
-            log::warn!(target: "vfs", "{path}: {error}");
-        }
+        close(&path, file).await;
         if readers == 0 {
             return;
         }
@@ -282,10 +285,22 @@ impl Vfs {
         match self.store.open(&path, Access::Read).await {
             Ok(store::Opened::Read(blob)) if file.blob().continues(&blob.version()) => {
                 file.make_read_only(blob);
+                let mut state = inode.lock();
+                state.learn_from(file);
+                state.set_learnt();
             }
             Ok(_) => self.inodes.detach(inode),
             Err(error) => log::warn!(target: "vfs", "{path}: {error}"),
         }
+    }
+}
+
+/// Counts as being closed until dropped.
+struct Closing<'a>(&'a tokio::sync::watch::Sender<usize>);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -298,8 +313,17 @@ impl Handle {
     }
 }
 
+/// Gives the right to write back.
+async fn close(path: &RemotePath, file: &File) {
+    if let Some(writer) = file.writer_handle()
+        && let Err(error) = writer.close().await
+    {
+        log::warn!(target: "vfs", "{path}: {error}");
+    }
+}
+
 fn read_only(path: &RemotePath, why: &str) -> store::Error {
     debug_assert!(!path.is_root(), "a {:?} is never opened for writing", Kind::Directory);
-    let message = format!("{why}; only page blobs are written in place");
+    let message = format!("it is a {why}, and only page blobs are written in place");
     store::Error::new(ErrorKind::ReadOnly, "open", path, message)
 }

@@ -104,6 +104,25 @@ impl Inode {
         self.state.lock().stat.read_only
     }
 
+    /// Closes its file if no handle has it and the service has everything: at the last close, or when a
+    /// close that had failed was made good.
+    pub(super) fn put_away(&self) {
+        let mut state = self.state.lock();
+        let Some(file) = state.file.as_ref().filter(|_| state.handles == 0).map(Arc::clone) else {
+            return;
+        };
+        if !file.is_settled() {
+            return;
+        }
+        if file.is_writable() {
+            state.set_learnt();
+        }
+        let (content, holes) = (file.content(), file.known_holes());
+        state.closed = Some(Closed { content, blob: file.blob(), holes });
+        state.learn_from(&file);
+        state.file = None;
+    }
+
     /// Takes over what was just learnt, unless the file is written here: then that is newer.
     fn learn(&self, stat: Stat) {
         let mut state = self.state.lock();
@@ -134,6 +153,19 @@ impl Inode {
 }
 
 impl InodeState {
+    /// What is known of it is true now.
+    pub(super) fn set_learnt(&mut self) {
+        self.learnt = Instant::now();
+    }
+
+    /// What its file says of itself, which will not be asked any more.
+    pub(super) fn learn_from(&mut self, file: &File) {
+        self.stat.len = file.len();
+        self.stat.allocated = file.allocated();
+        self.stat.modified = file.modified().or(self.stat.modified);
+        self.stat.version = Some(file.blob().version());
+    }
+
     /// What is known of it now, after an open or a close.
     pub(super) fn set_stat(&mut self, change: impl FnOnce(&mut Stat)) {
         change(&mut self.stat);
@@ -146,11 +178,12 @@ impl fmt::Debug for Inode {
     }
 }
 
-#[derive(Default)]
 struct Tables {
     by_ino: HashMap<u64, Arc<Inode>>,
     by_path: HashMap<RemotePath, u64>,
     last: u64,
+    /// When a name was last removed here.
+    names_changed: Instant,
 }
 
 /// All inodes of a tree that the kernel knows or that are open.
@@ -165,6 +198,7 @@ impl Inodes {
             by_ino: HashMap::from([(ROOT, root)]),
             by_path: HashMap::from([(RemotePath::root(), ROOT)]),
             last: ROOT,
+            names_changed: Instant::now(),
         };
         Inodes { tables: Mutex::new(tables) }
     }
@@ -204,6 +238,29 @@ impl Inodes {
         inode
     }
 
+    /// The same for what a listing said at `listed`, where nothing newer is known. `None` for a name that
+    /// may have been removed since.
+    pub(super) fn remember_listed(
+        &self,
+        path: &RemotePath,
+        stat: Stat,
+        listed: Instant,
+    ) -> Option<Arc<Inode>> {
+        match self.at(path) {
+            Some(known) if known.state.lock().learnt >= listed => {
+                known.state.lock().lookups += 1;
+                Some(known)
+            }
+            None if self.tables.lock().names_changed >= listed => None,
+            _ => Some(self.remember(path, stat)),
+        }
+    }
+
+    /// A name was removed that may have no inode.
+    pub(super) fn note_removed(&self) {
+        self.tables.lock().names_changed = Instant::now();
+    }
+
     /// Takes over what was learnt of an inode that the kernel has.
     ///
     /// Errors: `StaleInode` if the name stands for another version than the one open here.
@@ -221,18 +278,16 @@ impl Inodes {
         self.tables.lock().detach(inode);
     }
 
-    /// Gives an inode another name; whatever had that name is parted from it and returned.
-    pub(super) fn rename(&self, inode: &Arc<Inode>, to: &RemotePath) -> Option<Arc<Inode>> {
+    /// Gives an inode another name; whatever had that name is parted from it.
+    pub(super) fn rename(&self, inode: &Arc<Inode>, to: &RemotePath) {
         let mut tables = self.tables.lock();
-        let replaced =
-            tables.by_path.get(to).and_then(|ino| tables.by_ino.get(ino)).map(Arc::clone);
-        if let Some(replaced) = &replaced {
-            tables.detach(replaced);
+        let replaced = tables.by_path.get(to).and_then(|ino| tables.by_ino.get(ino));
+        if let Some(replaced) = replaced.map(Arc::clone) {
+            tables.detach(&replaced);
         }
         let from = std::mem::replace(&mut inode.state.lock().path, to.clone());
         tables.by_path.remove(&from);
         tables.by_path.insert(to.clone(), inode.ino);
-        replaced
     }
 
     /// The kernel has forgotten `count` of the times it was told of an inode.
@@ -251,6 +306,11 @@ impl Inodes {
     /// A handle of it was closed.
     pub(super) fn settle(&self, inode: &Arc<Inode>) {
         self.tables.lock().drop_if_unused(inode);
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.tables.lock().by_ino.len()
     }
 
     pub(super) fn unflushed(&self) -> Vec<(String, u64)> {

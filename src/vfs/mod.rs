@@ -98,6 +98,12 @@ impl Vfs {
         self.io.unconfirmed()
     }
 
+    /// Gives back what is held at the service for files that are still open. Nothing can be written after
+    /// this.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
     /// Sends everything that is dirty, of open files too, and returns when all of it is confirmed.
     ///
     /// Errors: the first one met; the others are logged.

@@ -4,16 +4,21 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::attr::Attr;
-use super::handle::{OpenFlags, Opened};
+use super::handle::OpenFlags;
 use super::inode::Inode;
 use super::{Result, Vfs};
-use crate::store::{Access, Error, ErrorKind, Kind, RemotePath, Replace, Stat};
+use crate::io::file::{File, Frozen};
+use crate::store::{Access, Error, ErrorKind, Kind, Moved, Opened, RemotePath, Replace, Stat};
 
 impl Vfs {
     /// What `name` in directory `parent` is. The kernel then knows of it once more.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr> {
         let path = self.child(parent, name)?;
-        if let Some(inode) = self.inodes.at(&path)
+        let known = self.inodes.at(&path);
+        if let Some(inode) = &known {
+            inode.put_away();
+        }
+        if let Some(inode) = known
             && let Some(file) = inode.writable_file()
         {
             // Ours alone to change: nobody else knows better.
@@ -36,10 +41,19 @@ impl Vfs {
         parent: u64,
         name: &OsStr,
         exclusive: bool,
-    ) -> Result<(Attr, Opened)> {
+    ) -> Result<(Attr, super::Opened)> {
         let path = self.child(parent, name)?;
         self.check_writable(&path)?;
-        match self.store.create(&path, Replace::Refused).await {
+        let old = self.inodes.at(&path);
+        let old_file = old.as_ref().and_then(|old| old.writable_file());
+        let frozen = freeze(old_file.as_ref()).await;
+        let created = self.store.create(&path, Replace::Refused).await;
+        if let Some(old) = old.filter(|_| created.is_ok()) {
+            // Somebody removed the blob behind the inode that we still had.
+            self.lose(&old).await;
+        }
+        drop(frozen);
+        match created {
             Ok(writer) => {
                 let stat = Stat {
                     kind: Kind::File,
@@ -50,10 +64,6 @@ impl Vfs {
                     read_only: None,
                     attributes: Vec::new(),
                 };
-                if let Some(old) = self.inodes.at(&path) {
-                    // Somebody removed the blob behind the inode that we still had.
-                    self.inodes.detach(&old);
-                }
                 let inode = self.inodes.remember(&path, stat);
                 let opened = self.opened_new(&inode, writer);
                 Ok((self.attr(&inode), opened))
@@ -84,22 +94,15 @@ impl Vfs {
         self.check_writable(&path)?;
         let inode = self.inodes.at(&path);
         let Some(inode) = inode else {
-            return Ok(self.store.remove(&path, None).await?);
+            self.store.remove(&path, None).await?;
+            self.inodes.note_removed();
+            return Ok(());
         };
         let _one_at_a_time = inode.opening.lock().await;
         let file = inode.writable_file();
-        if let Some(file) = &file {
-            file.freeze().await;
-        }
-        let removed = self.store.remove(&path, None).await;
-        if let Some(file) = &file {
-            if removed.is_ok() {
-                file.orphan().await;
-            }
-            file.thaw(None);
-        }
-        removed?;
-        self.inodes.detach(&inode);
+        let _frozen = freeze(file.as_ref()).await;
+        self.store.remove(&path, None).await?;
+        self.lose(&inode).await;
         Ok(())
     }
 
@@ -107,8 +110,15 @@ impl Vfs {
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
         let path = self.child(parent, name)?;
         self.check_writable(&path)?;
-        self.store.remove_dir(&path).await?;
-        if let Some(inode) = self.inodes.at(&path) {
+        let inode = self.inodes.at(&path);
+        match self.store.remove_dir(&path).await {
+            // A directory that only existed through its contents went with the last of them; whoever
+            // removes a tree from the leaves up still asks for it.
+            Err(error) if error.kind() == ErrorKind::NotFound && inode.is_some() => {}
+            removed => removed?,
+        }
+        self.inodes.note_removed();
+        if let Some(inode) = inode {
             self.inodes.detach(&inode);
         }
         Ok(())
@@ -129,34 +139,82 @@ impl Vfs {
         if from == to {
             return Ok(());
         }
-        let Some(inode) = self.inodes.at(&from) else {
-            return Ok(self.rename_in_store(&from, &to, replace).await?);
-        };
-        if inode.kind() == Kind::Directory {
+        let inode = self.inodes.at(&from);
+        if inode.as_ref().is_some_and(|inode| inode.kind() == Kind::Directory) {
             return Err(directory(&from).into());
         }
-        let _one_at_a_time = inode.opening.lock().await;
-        match inode.writable_file() {
-            None => self.rename_in_store(&from, &to, replace).await?,
-            Some(file) => {
-                // The service copies what it has: so it must have everything, and get nothing more
-                // under the old name.
-                file.flush(false).await?;
-                file.freeze().await;
-                let renamed = self.rename_in_store(&from, &to, replace).await;
-                let reopened = match &renamed {
-                    Ok(()) => self.store.open(&to, Access::Update).await.map(Some),
-                    Err(_) => Ok(None),
-                };
-                match reopened {
-                    Ok(Some(crate::store::Opened::Update(writer))) => file.thaw(Some(writer)),
-                    _ => file.thaw(None),
-                }
-                renamed?;
-            }
+        let replaced = self.inodes.at(&to);
+        // In the order of their numbers, so that two renames never wait for each other.
+        let mut both: Vec<&Arc<Inode>> = inode.iter().chain(&replaced).collect();
+        both.sort_unstable_by_key(|inode| inode.ino);
+        let mut one_at_a_time = Vec::with_capacity(both.len());
+        for inode in both {
+            one_at_a_time.push(inode.opening.lock().await);
         }
-        self.moved(&inode, &to).await;
+        let open = inode.as_ref().and_then(|inode| inode.look(|_, file| file.map(Arc::clone)));
+        let file = open.as_ref().filter(|file| file.is_writable());
+        if let Some(file) = file {
+            // The service copies what it has: so it must have everything, and get nothing more under
+            // the old name.
+            file.flush(false).await?;
+        }
+        let frozen = freeze(file).await;
+        // Nor must anything written to the file that goes come down upon the one that comes.
+        let lost = replaced.as_ref().and_then(|replaced| replaced.writable_file());
+        let _lost_frozen = freeze(lost.as_ref()).await;
+        let moved = self.rename_in_store(&from, &to, replace).await?;
+        self.inodes.note_removed();
+        if let Some(replaced) = &replaced {
+            self.lose(replaced).await;
+        }
+        let Some(inode) = &inode else { return Ok(()) };
+        {
+            let mut state = inode.lock();
+            // Its cached bytes belong to the version under the old name.
+            state.closed = None;
+            state.set_stat(|stat| stat.version = Some(moved.to.clone()));
+        }
+        self.inodes.rename(inode, &to);
+        if let Some(frozen) = frozen {
+            self.follow_writing(&to, &moved, frozen).await;
+        } else if let Some(open) = open {
+            self.follow_reading(inode, &to, &moved, &open).await;
+        }
         Ok(())
+    }
+
+    /// Lets a file go on being written under its new name.
+    async fn follow_writing(&self, to: &RemotePath, moved: &Moved, frozen: Frozen) {
+        match self.store.open(to, Access::Update).await {
+            Ok(Opened::Update(writer)) if writer.version() == moved.to => {
+                frozen.thaw_renamed(writer);
+            }
+            Ok(_) => frozen.fail(Error::new(
+                ErrorKind::Stale,
+                "rename",
+                to,
+                "the blob was changed by somebody else right after",
+            )),
+            Err(error) => frozen.fail(error),
+        }
+    }
+
+    /// Lets those who read a file go on under its new name, if that has the content which they read.
+    async fn follow_reading(
+        &self,
+        inode: &Arc<Inode>,
+        to: &RemotePath,
+        moved: &Moved,
+        file: &Arc<File>,
+    ) {
+        if file.blob().continues(&moved.from)
+            && let Ok(Opened::Read(blob)) = self.store.open(to, Access::Read).await
+            && blob.version() == moved.to
+        {
+            file.make_read_only(blob);
+        } else {
+            self.inodes.detach(inode);
+        }
     }
 
     async fn rename_in_store(
@@ -164,22 +222,31 @@ impl Vfs {
         from: &RemotePath,
         to: &RemotePath,
         replace: Replace,
-    ) -> crate::store::Result<()> {
+    ) -> crate::store::Result<Moved> {
         self.store.rename(from, to, replace).await.map_err(|error| {
             let is_directory = error.kind() == ErrorKind::IsDirectory;
             if is_directory && error.target() == from.as_str() { directory(from) } else { error }
         })
     }
 
-    /// Takes note that `inode` has the name `to` now.
-    async fn moved(&self, inode: &Arc<Inode>, to: &RemotePath) {
-        // Its cached bytes belong to the version under the old name.
-        inode.lock().closed = None;
-        if let Some(replaced) = self.inodes.rename(inode, to)
-            && let Some(file) = replaced.writable_file()
-        {
+    /// An inode has lost its name. Handles that are open keep what is in memory; if there are none,
+    /// nobody misses what was not sent.
+    async fn lose(&self, inode: &Arc<Inode>) {
+        self.inodes.detach(inode);
+        if let Some(file) = inode.writable_file() {
             file.orphan().await;
+            if inode.lock().handles == 0 {
+                self.give_up(inode, &file);
+            }
         }
+    }
+}
+
+/// Holds back the updates of a file that is open for writing.
+async fn freeze(file: Option<&Arc<File>>) -> Option<Frozen> {
+    match file {
+        Some(file) => Some(file.freeze().await),
+        None => None,
     }
 }
 

@@ -63,6 +63,20 @@ pub(crate) fn create_container(endpoint: &str, container: &str) {
     assert!(answer.starts_with("HTTP/1.1 201 "), "container {container} was not made: {answer}");
 }
 
+/// Posts to one of the built-in server's own paths (`_clock?advance=60s`).
+pub(crate) fn control(endpoint: &str, request: &str) {
+    let authority = endpoint
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split('/').next())
+        .expect("an http endpoint");
+    let request = format!(
+        "POST /{request} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let answer = exchange(authority, &request)
+        .unwrap_or_else(|error| panic!("no answer from {authority}: {error}"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{request}: {answer}");
+}
+
 fn exchange(authority: &str, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(authority)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;

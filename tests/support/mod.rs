@@ -8,6 +8,8 @@
 pub(crate) mod account;
 pub(crate) mod azurite;
 mod process;
+#[cfg(feature = "emulator")]
+pub(crate) mod service;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -20,7 +22,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub(crate) use process::{Process, output_within, wait_until};
+pub(crate) use process::{Output, Process, output_within, wait_until};
 
 /// The command under test.
 pub(crate) const BLOBDIR: &str = env!("CARGO_BIN_EXE_blobdir");
@@ -32,6 +34,11 @@ const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// The root of the repository.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A state directory that all mounts of all tests share, as those of one host do.
+pub(crate) fn state_dir() -> &'static Path {
+    Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
 }
 
 /// Says why a test cannot run here. A skipped test passes, except where `CI=true`: there everything
@@ -110,6 +117,21 @@ impl Emulator {
         self.process.id()
     }
 
+    /// Stops it in its tracks, as a machine that is suspended: connections stay and nothing answers.
+    pub(crate) fn suspend(&mut self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&mut self) {
+        self.process.signal(libc::SIGCONT);
+    }
+
+    /// Sends it one of its own requests (`_clock?advance=60s`).
+    pub(crate) fn control(&self, request: &str) {
+        account::control(&self.endpoint, request);
+    }
+
     /// Ends it as Ctrl-C would and waits; what it kept is in the data directory.
     pub(crate) fn stop(self) {
         self.process.stop();
@@ -136,6 +158,9 @@ impl Mount {
         if !options.is_empty() {
             command.arg("-o").arg(options.join(","));
         }
+        if !options.iter().any(|option| option.starts_with("state_dir=")) {
+            command.arg("-o").arg(format!("state_dir={}", state_dir().display()));
+        }
         // Nothing of the developer's own accounts and settings may get into a test.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
@@ -157,16 +182,50 @@ impl Mount {
         self.process.as_ref().expect("present until unmount or drop").id()
     }
 
+    /// Stops the daemon where it stands, or lets it go on.
+    pub(crate) fn suspend(&self, stopped: bool) {
+        let process = self.process.as_ref().expect("present until unmount or drop");
+        process.signal(if stopped { libc::SIGSTOP } else { libc::SIGCONT });
+    }
+
+    /// What the daemon has logged.
+    pub(crate) fn log(&self) -> String {
+        self.process.as_ref().expect("present until unmount or drop").log()
+    }
+
     /// The mounted tree.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The daemon's process.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("present until unmount or drop")
+    }
+
+    /// Runs `blobdir unmount` with these options besides; whether it succeeded, and what it said.
+    pub(crate) fn try_unmount(&self, options: &[&str]) -> Output {
+        let mut command = Command::new(BLOBDIR);
+        command.arg("unmount").arg(self.path()).args(options);
+        output_within(UNMOUNT_LIMIT, command)
+    }
+
+    /// Whether the kernel still has it.
+    pub(crate) fn is_there(&self) -> bool {
+        is_mounted(&self.path)
+    }
+
     /// Unmounts with `blobdir unmount`; panics unless everything was written and the daemon ended well.
     pub(crate) fn unmount(mut self) {
-        let mut command = Command::new(BLOBDIR);
-        command.arg("unmount").arg(self.path());
-        let output = output_within(UNMOUNT_LIMIT, command);
+        let mut output = self.try_unmount(&[]);
+        // A process that another test starts holds copies of all our files until it has become itself.
+        wait_until(START_LIMIT, || {
+            let busy = output.text.contains("is in use");
+            if busy {
+                output = self.try_unmount(&[]);
+            }
+            !busy
+        });
         let mut process = self.process.take().expect("present until unmount or drop");
         let ended = wait_until(UNMOUNT_LIMIT, || process.has_ended());
         let log = process.log();
@@ -185,6 +244,8 @@ impl Drop for Mount {
         if thread::panicking() {
             eprintln!("the daemon's log:\n{}", process.log());
         }
+        // A stopped process does not end.
+        process.signal(libc::SIGCONT);
         process.terminate();
         wait_until(UNMOUNT_LIMIT, || process.has_ended());
         // Before it is killed: a killed daemon's tree would stay, and fail every later look at it.

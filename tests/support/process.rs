@@ -88,16 +88,25 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(status)) if status.success())
     }
 
+    /// Its exit code, if it has ended by itself.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.child.try_wait().ok().flatten().and_then(|status| status.code())
+    }
+
     /// Asks it to end.
     pub(crate) fn terminate(&mut self) {
-        if self.has_ended() {
-            return;
+        if !self.has_ended() {
+            self.signal(libc::SIGTERM);
         }
+    }
+
+    /// Sends a signal to it; it must not have been waited for.
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = self.child.id().cast_signed();
         // SAFETY: kill takes no pointers; the child has not been waited for, so the id is still its.
-        let result = unsafe { libc::kill(pid, libc::SIGTERM) };
+        let result = unsafe { libc::kill(pid, signal) };
         if result != 0 {
-            eprintln!("cannot end process {pid}: {}", io::Error::last_os_error());
+            eprintln!("cannot signal process {pid}: {}", io::Error::last_os_error());
         }
     }
 
@@ -126,6 +135,8 @@ impl Drop for Process {
 pub(crate) struct Output {
     /// Exit code 0, in time.
     pub(crate) success: bool,
+    /// The exit code, if it ended by itself and in time.
+    pub(crate) code: Option<i32>,
     /// Stdout and stderr in the order they were written.
     pub(crate) text: String,
 }
@@ -135,10 +146,11 @@ pub(crate) fn output_within(limit: Duration, command: Command) -> Output {
     let mut process = Process::start(command);
     let in_time = wait_until(limit, || process.has_ended());
     let success = process.ended_well();
+    let code = process.exit_code();
     process.end();
     let mut text = process.log();
     if !in_time {
         text.push_str(&format!("\nnot done within {limit:?}"));
     }
-    Output { success, text }
+    Output { success, code, text }
 }

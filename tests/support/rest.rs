@@ -1,6 +1,7 @@
 //! The few requests to a Blob service that tests need and the file system never makes, signed with the
 //! emulators' public key.
 
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used)] // a test that meets an error is to fail
 
 use std::time::SystemTime;
@@ -66,4 +67,23 @@ pub(crate) async fn put(
     let line = String::from_utf8_lossy(&answer);
     let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
     status.unwrap_or_else(|| panic!("no status in {line:?}"))
+}
+
+/// A shared access signature for a container (`/disks`) or a blob of it (`/disks/a b`), as a query.
+pub(crate) fn signature(path: &str, permissions: &str) -> String {
+    const ACCOUNT: &str = "devstoreaccount1";
+    const EXPIRY: &str = "2099-01-01T00:00:00Z";
+    const VERSION: &str = "2021-12-02";
+    let resource = if path[1..].contains('/') { "b" } else { "c" };
+    let object = format!("/blob/{ACCOUNT}{path}");
+    // Permissions, start, expiry, object, identifier, address, protocol, version, resource; then the
+    // snapshot, the encryption scope and five headers.
+    let fields = [permissions, "", EXPIRY, &object, "", "", "", VERSION, resource];
+    let text = format!("{}{}", fields.join("\n"), "\n".repeat(7));
+    let key = STANDARD.decode(KEY).expect("the key is base64");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length of key will do");
+    mac.update(text.as_bytes());
+    let mac = STANDARD.encode(mac.finalize().into_bytes());
+    let mac = percent_encoding::utf8_percent_encode(&mac, percent_encoding::NON_ALPHANUMERIC);
+    format!("sp={permissions}&se={EXPIRY}&sv={VERSION}&sr={resource}&sig={mac}")
 }

@@ -14,7 +14,7 @@ use crate::store::{Error, ErrorKind, Result};
 
 const X_MS_IF_SEQUENCE_NUMBER_LT: HeaderName =
     HeaderName::from_static("x-ms-if-sequence-number-lt");
-const X_MS_LEASE_ID: HeaderName = HeaderName::from_static("x-ms-lease-id");
+pub(super) const X_MS_LEASE_ID: HeaderName = HeaderName::from_static("x-ms-lease-id");
 
 /// Everything but the unreserved characters of RFC 3986 is encoded: what signs the request and what
 /// sends it then agree on the path byte by byte.

@@ -12,13 +12,14 @@ use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderName, HeaderValue, IF_
 use percent_encoding::utf8_percent_encode;
 use url::Url;
 
-use super::address::{Address, Condition, Fence, QUERY, etag_value};
+use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
 use crate::store::{Error, ErrorKind, Outcome, Result, Retry, Sink};
 
 const X_MS_BLOB_CONTENT_LENGTH: HeaderName = HeaderName::from_static("x-ms-blob-content-length");
-const X_MS_BLOB_SEQUENCE_NUMBER: HeaderName = HeaderName::from_static("x-ms-blob-sequence-number");
+pub(super) const X_MS_BLOB_SEQUENCE_NUMBER: HeaderName =
+    HeaderName::from_static("x-ms-blob-sequence-number");
 const X_MS_BLOB_TYPE: HeaderName = HeaderName::from_static("x-ms-blob-type");
 const X_MS_COPY_ACTION: HeaderName = HeaderName::from_static("x-ms-copy-action");
 const X_MS_COPY_ID: HeaderName = HeaderName::from_static("x-ms-copy-id");
@@ -46,7 +47,7 @@ pub(super) struct Listing<'a> {
 /// The Blob service as one account or endpoint offers it.
 #[derive(Debug)]
 pub(super) struct Rest {
-    http: Client,
+    pub(super) http: Client,
     /// Where containers are, without a slash at the end.
     endpoint: String,
     /// The signature to append to every query; kept out of `Debug` by its type.
@@ -54,7 +55,7 @@ pub(super) struct Rest {
     /// The most attempts of one operation.
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// A query to append, shown by nobody.
@@ -113,7 +114,14 @@ impl Rest {
         Address::new(&self.endpoint, container, name, self.sas.0.as_deref())
     }
 
-    fn at(&self, op: &'static str, at: &Address, method: Method, effect: Effect) -> Request {
+    /// A request for a blob, without its query.
+    pub(super) fn at(
+        &self,
+        op: &'static str,
+        at: &Address,
+        method: Method,
+        effect: Effect,
+    ) -> Request {
         let mut request =
             Request::new(op, Arc::clone(at.target()), method, at.url().clone(), effect);
         request.attempts = self.attempts;
@@ -126,7 +134,7 @@ impl Rest {
     }
 
     /// Puts `pairs` before the signature of the request's query.
-    fn query(&self, request: &mut Request, pairs: &str) {
+    pub(super) fn query(&self, request: &mut Request, pairs: &str) {
         match &self.sas.0 {
             Some(sas) => request.url.set_query(Some(&format!("{pairs}&{sas}"))),
             None => request.url.set_query(Some(pairs)),
@@ -187,7 +195,17 @@ impl Rest {
 
     /// Get Blob Properties, with the headers they were made of.
     pub(super) async fn head(&self, at: &Address) -> Result<(Properties, HeaderMap)> {
-        let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        self.head_leased(at, None).await
+    }
+
+    /// The same, refused unless this lease is the one that is held.
+    pub(super) async fn head_leased(
+        &self,
+        at: &Address,
+        lease: Option<HeaderValue>,
+    ) -> Result<(Properties, HeaderMap)> {
+        let mut request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        put_lease(&mut request.headers, lease);
         let reply = self.http.call(&request).await?;
         let properties = wire::parse_head(&reply.headers)
             .map_err(|why| corrupt("Get Blob Properties", at.target(), &why))?;
@@ -234,46 +252,40 @@ impl Rest {
         wire::parse_ranges(&reply.body).map_err(|why| corrupt("Get Page Ranges", at.target(), &why))
     }
 
-    /// Put Page, update. Gives the new ETag.
-    pub(super) async fn put_pages(
-        &self,
-        at: &Address,
-        offset: u64,
-        pieces: Vec<Bytes>,
-        fence: &Fence,
-    ) -> Result<Arc<str>> {
+    /// A Put Page, update, to be sent by [`send_update`](Rest::send_update).
+    pub(super) fn put_pages(&self, at: &Address, offset: u64, pieces: Vec<Bytes>) -> Request {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let mut request = self.page_request("Put Page", at, &(offset..offset + length), fence);
+        let mut request = self.page_request("Put Page", at, &(offset..offset + length));
         request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         request.body = pieces;
-        etag_of(&request, &self.http.call(&request).await?)
+        request
     }
 
-    /// Put Page, clear. Gives the new ETag.
-    pub(super) async fn clear_pages(
-        &self,
-        at: &Address,
-        range: &Range<u64>,
-        fence: &Fence,
-    ) -> Result<Arc<str>> {
-        let mut request = self.page_request("Clear Pages", at, range, fence);
+    /// A Put Page, clear, to be sent by [`send_update`](Rest::send_update).
+    pub(super) fn clear_pages(&self, at: &Address, range: &Range<u64>) -> Request {
+        let mut request = self.page_request("Clear Pages", at, range);
         request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("clear"));
-        etag_of(&request, &self.http.call(&request).await?)
+        request
     }
 
-    fn page_request(
-        &self,
-        op: &'static str,
-        at: &Address,
-        range: &Range<u64>,
-        fence: &Fence,
-    ) -> Request {
+    fn page_request(&self, op: &'static str, at: &Address, range: &Range<u64>) -> Request {
         let mut request = self.at(op, at, Method::PUT, Effect::Update);
         self.query(&mut request, "comp=page");
         request.headers.insert(X_MS_RANGE, range_value(range));
-        fence.put(&mut request.headers);
+        // What they mean depends on what the writer knows.
+        request.expected = &[ErrorKind::Fenced, ErrorKind::Busy];
         request
+    }
+
+    /// Sends a page update behind a fence, which may be another one each time. Gives the new ETag.
+    pub(super) async fn send_update(
+        &self,
+        request: &mut Request,
+        fence: &Fence,
+    ) -> Result<Arc<str>> {
+        fence.put(&mut request.headers);
+        etag_of(request, &self.http.call(request).await?)
     }
 
     /// Set Blob Properties: the size. Gives the new ETag.
@@ -318,6 +330,7 @@ impl Rest {
         at: &Address,
         sequence: u64,
         condition: &Condition,
+        lease: Option<HeaderValue>,
     ) -> Result<Arc<str>> {
         let mut request = self.at("Put Blob", at, Method::PUT, condition.effect());
         let headers = &mut request.headers;
@@ -325,6 +338,7 @@ impl Rest {
         headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from_static("0"));
         headers.insert(X_MS_BLOB_SEQUENCE_NUMBER, HeaderValue::from(sequence));
         condition.put(headers);
+        put_lease(headers, lease);
         request.expected = &[ErrorKind::AlreadyExists, ErrorKind::Stale];
         etag_of(&request, &self.http.call(&request).await?)
     }
@@ -345,9 +359,15 @@ impl Rest {
     }
 
     /// Delete Blob. Snapshots are never deleted with it.
-    pub(super) async fn delete(&self, at: &Address, condition: &Condition) -> Result<()> {
+    pub(super) async fn delete(
+        &self,
+        at: &Address,
+        condition: &Condition,
+        lease: Option<HeaderValue>,
+    ) -> Result<()> {
         let mut request = self.at("Delete Blob", at, Method::DELETE, condition.effect());
         condition.put(&mut request.headers);
+        put_lease(&mut request.headers, lease);
         match self.http.call(&request).await {
             Ok(_) => Ok(()),
             // An earlier attempt of this very request may have done it.
@@ -367,6 +387,7 @@ impl Rest {
         etag: &str,
         to: &Address,
         condition: &Condition,
+        lease: Option<HeaderValue>,
     ) -> Result<Copy> {
         let mut request = self.at("Copy Blob", to, Method::PUT, condition.effect());
         let mut url = HeaderValue::from_str(source.url().as_str()).map_err(|_| {
@@ -382,6 +403,7 @@ impl Rest {
         request.headers.insert(X_MS_COPY_SOURCE, url);
         request.headers.insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));
         condition.put(&mut request.headers);
+        put_lease(&mut request.headers, lease);
         request.expected = &[ErrorKind::AlreadyExists];
         let reply = self.http.call(&request).await?;
         Ok(Copy::of(&reply.headers))
@@ -412,6 +434,8 @@ pub(super) struct Copy {
     pub(super) status: String,
     /// The URL of its source; told of the target alone.
     pub(super) source: String,
+    /// The version of the target.
+    pub(super) etag: Arc<str>,
 }
 
 impl Copy {
@@ -424,18 +448,25 @@ impl Copy {
             id: text(&X_MS_COPY_ID),
             status: text(&X_MS_COPY_STATUS),
             source: text(&X_MS_COPY_SOURCE),
+            etag: Arc::from(text(&ETAG)),
         }
     }
 }
 
+fn put_lease(headers: &mut HeaderMap, lease: Option<HeaderValue>) {
+    if let Some(lease) = lease {
+        headers.insert(X_MS_LEASE_ID, lease);
+    }
+}
+
 /// The ETag that an update made.
-fn etag_of(request: &Request, reply: &Reply) -> Result<Arc<str>> {
+pub(super) fn etag_of(request: &Request, reply: &Reply) -> Result<Arc<str>> {
     reply.headers.get(ETAG).and_then(|value| value.to_str().ok()).map(Arc::from).ok_or_else(|| {
         corrupt(request.op, &request.target, "it has no ETag").with_outcome(Outcome::Unknown)
     })
 }
 
-fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
+pub(super) fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
     let message = format!("the service's answer makes no sense: {why}");
     log::warn!(target: "http", "{op} {target}: {message}");
     Error::new(ErrorKind::Corrupt, op, target, message)

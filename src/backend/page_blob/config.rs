@@ -3,6 +3,7 @@
 //! Pure but for reading the credentials file. Messages name the thing and the remedy, and never hold
 //! a secret.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -13,6 +14,7 @@ use super::credentials::{
     ACCOUNT, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT, check_sas,
     find_credential, read_credentials,
 };
+use super::lease::{SECONDS, Terms};
 use crate::backend::{ConfigError, OptionSpec, SourceRequest};
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
@@ -43,11 +45,20 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         default: Some("24"),
         help: "the most requests under way at once",
     },
+    OptionSpec {
+        name: "lease",
+        value: Some("SECONDS"),
+        default: Some("60"),
+        help: "take the lease of blobs that are written, so that nobody else writes them: for 15 to 60 seconds at a time, infinite, or none",
+    },
 ];
 
 /// The default of `-o connections`: enough to fill a gigabit link to a region 10 ms away, at 60 MiB/s
 /// a connection, with 4 MiB requests.
 const CONNECTIONS: usize = 24;
+
+/// The default of `-o lease`, in seconds: the longest that ends by itself, which costs the fewest renewals.
+const LEASE: Terms = Terms::Seconds(60);
 
 /// A source, understood.
 #[derive(Clone, Debug)]
@@ -68,6 +79,10 @@ pub(super) struct Config {
     pub(super) connections: usize,
     /// Every operation ends within this time.
     pub(super) timeout: Duration,
+    /// How long blobs that are written are leased.
+    pub(super) lease: Terms,
+    /// Where the host keeps what makes it one writer; `None` if nothing is to be written.
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 /// A message as an error.
@@ -142,6 +157,19 @@ impl Config {
                 }
             },
         };
+        let lease = match option("lease") {
+            None => LEASE,
+            Some("infinite") => Terms::Infinite,
+            Some("none") => Terms::None,
+            Some(text) => match text.parse() {
+                Ok(seconds) if SECONDS.contains(&seconds) => Terms::Seconds(seconds),
+                _ => {
+                    return error(format!(
+                        "-o lease={text}: write a number of seconds from 15 to 60, infinite or none"
+                    ));
+                }
+            },
+        };
         Ok(Config {
             endpoint: place.endpoint,
             account: account.unwrap_or_else(|| "(unknown)".to_owned()),
@@ -151,6 +179,8 @@ impl Config {
             label: place.label,
             connections,
             timeout: request.timeout,
+            lease,
+            state_dir: request.state_dir.map(Path::to_owned),
         })
     }
 }

@@ -66,6 +66,13 @@ impl<T: Clone + PartialEq> Etags<T> {
         self.current = vec![(self.clock, etag)];
     }
 
+    /// The version is called `etag` now, though its content is the same.
+    pub(super) fn renamed(&mut self, etag: T) {
+        self.clock += 1;
+        self.current = vec![(self.clock, etag.clone())];
+        self.recent.push_back(etag);
+    }
+
     /// The one that was answered last. Not surely the current one.
     pub(super) fn newest(&self) -> &T {
         &self.newest

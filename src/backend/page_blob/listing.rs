@@ -142,7 +142,7 @@ impl Fold {
             let stat = Stat {
                 kind: if kind == "d" { Kind::Directory } else { Kind::File },
                 len,
-                allocated: None,
+                allocated: read_only.map(|_| len),
                 modified: u64::try_from(modified)
                     .ok()
                     .and_then(|secs| UNIX_EPOCH.checked_add(Duration::from_secs(secs))),
@@ -210,6 +210,7 @@ mod tests {
         Stat {
             kind: Kind::File,
             len,
+            allocated: Some(len),
             version: Some(Version("\"0x1 %\"".into())),
             read_only: Some("block blob"),
             modified: Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(77)),

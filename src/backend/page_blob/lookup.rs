@@ -283,7 +283,8 @@ fn brief(found: &Properties) -> Stat {
     Stat {
         kind: Kind::File,
         len: found.extent().shown(),
-        allocated: None,
+        // Only page blobs have holes, and the service counts those on request only.
+        allocated: found.blob_type.read_only().map(|_| found.size),
         modified: found.modified,
         version: Some(Version(Arc::clone(&found.etag))),
         read_only: found.blob_type.read_only(),

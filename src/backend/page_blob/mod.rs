@@ -10,6 +10,8 @@
 //! | `store`, `lookup`, `listing`, `rename` | the namespace |
 //! | `blob` | one version, read-only |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
+//! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
+//! | `delivery`, `epoch`, `fencing` | that no update is lost, and none undone by a late duplicate |
 
 mod address;
 mod auth;
@@ -17,13 +19,20 @@ mod blob;
 mod client;
 mod config;
 mod credentials;
+mod delivery;
+mod epoch;
 mod errors;
 mod etags;
+mod fencing;
+mod lease;
 mod length;
 mod listing;
 mod lookup;
 mod rename;
+mod renewal;
+mod state_dir;
 mod store;
+mod takeover;
 mod updates;
 mod wire;
 mod xml;
@@ -36,6 +45,7 @@ use std::sync::Arc;
 use self::auth::{BlobService, Credential};
 use self::client::{Listing, Rest};
 use self::config::Config;
+use self::lease::{Leases, Terms};
 use self::store::{PageBlobStore, Root};
 use super::{Backend, ConfigError, Scheme, SourceRequest};
 use crate::client::{Client, Config as ClientConfig};
@@ -79,6 +89,18 @@ impl Backend for PageBlobs {
             Ok(Arc::new(store) as Arc<dyn Store>)
         })
     }
+
+    fn break_lease<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let store = connect(&Config { state_dir: None, ..self.config.clone() }).await?;
+            let path = RemotePath::new(path).ok_or_else(|| {
+                let why = "it holds an empty name, . or ..";
+                Error::new(ErrorKind::BadName, "break lease", path, why)
+            })?;
+            let at = store.address("break lease", &path)?;
+            Leases::break_lease(&store.rest, &at).await
+        })
+    }
 }
 
 /// A client with this many attempts.
@@ -118,7 +140,10 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
         }
     };
     let rest = rest(config, u32::MAX)?;
-    Ok(PageBlobStore::new(rest, root, is_sas))
+    let leases = Leases::new(Arc::clone(&rest), config.lease, config.state_dir.as_deref());
+    let leases =
+        leases.map_err(|line| Error::new(ErrorKind::Quota, "mount", &config.label, line))?;
+    Ok(PageBlobStore::new(rest, leases, root, is_sas))
 }
 
 /// Whether the path of the source is a blob; a directory may also be yet to come.
@@ -130,7 +155,9 @@ async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> R
     }
     let root = Root { container: Some(container.to_owned()), prefix: String::new(), only: None };
     let is_sas = matches!(config.credential, Credential::Sas(_));
-    let store = PageBlobStore::new(rest, root, is_sas);
+    let leases = Leases::new(Arc::clone(&rest), Terms::None, None);
+    let leases = leases.expect("without a state directory nothing can fail");
+    let store = PageBlobStore::new(rest, leases, root, is_sas);
     let path = RemotePath::new(&config.path).expect("the path was checked when it was parsed");
     match store.stat(&path).await {
         Ok(stat) => Ok(stat.kind == Kind::File),

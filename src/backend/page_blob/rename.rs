@@ -7,7 +7,9 @@ use tokio::time::Instant;
 use super::address::{Address, Condition};
 use super::client::{Copy, Rest};
 use super::store::{PageBlobStore, is_directory};
-use crate::store::{Error, ErrorKind, Kind, Outcome, RemotePath, Replace, Result, Retry, Version};
+use crate::store::{
+    Error, ErrorKind, Kind, Moved, Outcome, RemotePath, Replace, Result, Retry, Version,
+};
 
 /// How long a copy may stay pending. Inside one account copies are done at once or within seconds;
 /// what takes longer is given up while the caller still waits.
@@ -23,7 +25,7 @@ pub(super) async fn rename(
     from: &RemotePath,
     to: &RemotePath,
     replace: Replace,
-) -> Result<()> {
+) -> Result<Moved> {
     let (source, found) = store.look_at("rename", from).await?;
     let found = found?;
     let version = match (found.kind, found.version) {
@@ -31,7 +33,7 @@ pub(super) async fn rename(
         _ => return Err(is_directory("rename", from)),
     };
     if from == to {
-        return Ok(());
+        return Ok(Moved { from: version.clone(), to: version });
     }
     let (target, existing) = store.look_at("rename", to).await?;
     let replaced = match existing {
@@ -41,8 +43,9 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    copy(&store.rest, &source, &version, &target, replaced).await?;
-    store.rest.delete(&source, &Condition::etag(&version.0)).await
+    let copied = copy(store, &source, &version, &target, replaced).await?;
+    store.remove_at(&source, Some(&version)).await?;
+    Ok(Moved { from: version, to: copied })
 }
 
 fn taken(path: &RemotePath) -> Error {
@@ -50,19 +53,33 @@ fn taken(path: &RemotePath) -> Error {
 }
 
 /// Copies `source` in `version` over `target`, which is in version `replaced` or absent, and waits for
-/// the end of it.
+/// the end of it. Gives the version that it made.
 async fn copy(
-    rest: &Rest,
+    store: &PageBlobStore,
     source: &Address,
     version: &Version,
     target: &Address,
     replaced: Option<Version>,
-) -> Result<()> {
+) -> Result<Version> {
     let condition = match &replaced {
         Some(version) => Condition::etag(&version.0),
         None => Condition::Absent,
     };
-    let mut copy = match rest.copy(source, &version.0, target, &condition).await {
+    let rest = &store.rest;
+    let lease = replaced.as_ref().and_then(|_| store.leases.id_of(target));
+    let mut made = rest.copy(source, &version.0, target, &condition, lease).await;
+    if let Err(error) = &made
+        && error.kind() == ErrorKind::Busy
+        && replaced.is_some()
+    {
+        // A lease that this host has left behind is its own; so is the blob that we make of it.
+        if let Some(hold) = store.leases.take(target).await? {
+            let lease = Some(hold.id().clone());
+            made = rest.copy(source, &version.0, target, &condition, lease).await;
+            let _ = hold.release().await;
+        }
+    }
+    let mut copy = match made {
         Ok(copy) => copy,
         Err(error) => resolve(rest, source, target, &condition, error).await?,
     };
@@ -70,7 +87,7 @@ async fn copy(
     let mut pause = FIRST_LOOK;
     loop {
         match &*copy.status {
-            "success" => return Ok(()),
+            "success" => return Ok(Version(copy.etag)),
             "pending" if Instant::now() < deadline => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LATER_LOOKS);

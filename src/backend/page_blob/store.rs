@@ -11,21 +11,15 @@ use super::address::{Address, Condition};
 use super::blob::PinnedBlob;
 use super::client::Rest;
 use super::config::is_container_name;
-use super::length::{Extent, Mark};
+use super::delivery::Doubts;
+use super::lease::Leases;
 use super::listing::Notes;
-use super::updates::{MAX_LEN, MAX_UPDATE, UpdatableBlob};
-use super::wire::metadata_headers;
+use super::updates::{MAX_LEN, MAX_UPDATE};
 use super::{length, rename};
 use crate::store::{
-    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Opened,
-    RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
+    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Moved,
+    Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
 };
-
-/// How often replacing a blob begins again because somebody else is replacing it too.
-const REPLACE_TRIES: u32 = 4;
-
-/// The sequence number of a blob that we create: its first epoch.
-const FIRST_EPOCH: u64 = 1;
 
 /// The part of an account that is mounted.
 #[derive(Clone, Debug)]
@@ -53,6 +47,10 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct PageBlobStore {
     pub(super) rest: Arc<Rest>,
+    /// The right to write blobs.
+    pub(super) leases: Arc<Leases>,
+    /// What may be applied late.
+    pub(super) doubts: Arc<Doubts>,
     root: Root,
     /// The credential is a signature, which may be for one blob or not allow listing.
     pub(super) may_lack_listing: bool,
@@ -64,9 +62,16 @@ pub(super) struct PageBlobStore {
 
 impl PageBlobStore {
     /// The part `root` of what `rest` reaches.
-    pub(super) fn new(rest: Arc<Rest>, root: Root, may_lack_listing: bool) -> PageBlobStore {
+    pub(super) fn new(
+        rest: Arc<Rest>,
+        leases: Leases,
+        root: Root,
+        may_lack_listing: bool,
+    ) -> PageBlobStore {
         PageBlobStore {
             rest,
+            leases: Arc::new(leases),
+            doubts: Arc::default(),
             root,
             may_lack_listing,
             no_listing: AtomicBool::new(false),
@@ -118,7 +123,7 @@ impl PageBlobStore {
         }
     }
 
-    fn address(&self, op: &'static str, path: &RemotePath) -> Result<Address> {
+    pub(super) fn address(&self, op: &'static str, path: &RemotePath) -> Result<Address> {
         let (container, name) = self.name(op, path)?;
         self.rest.address(&container, &name)
     }
@@ -141,58 +146,15 @@ impl PageBlobStore {
             return Err(is_directory("open", path));
         }
         self.check_mark(at.target(), found.extent());
-        let rest = Arc::clone(&self.rest);
         match access {
-            Access::Read => Ok(Opened::Read(Arc::new(PinnedBlob::new(rest, at, &found)))),
+            Access::Read => {
+                let rest = Arc::clone(&self.rest);
+                Ok(Opened::Read(Arc::new(PinnedBlob::new(rest, at, &found))))
+            }
             Access::Update => {
-                if let Some(why) = found.blob_type.read_only() {
-                    return Err(Error::new(
-                        ErrorKind::ReadOnly,
-                        "open",
-                        at.target(),
-                        format!("it is a {why}; only page blobs can be written in place"),
-                    ));
-                }
-                let extent = found.extent();
-                let metadata = metadata_headers(&headers);
-                let blob = UpdatableBlob::new(rest, at, found.etag, extent, metadata);
-                Ok(Opened::Update(Arc::new(blob)))
+                Ok(Opened::Update(self.open_for_updates(at, (found, headers)).await?))
             }
         }
-    }
-
-    async fn create_at(&self, at: Address, replace: Replace) -> Result<Arc<dyn BlobMut>> {
-        let mut condition = Condition::Absent;
-        let mut tries = 0;
-        let etag = loop {
-            tries += 1;
-            let made = self.rest.create_page_blob(&at, FIRST_EPOCH, &condition).await;
-            match made {
-                Ok(etag) => break etag,
-                // The documented answer to `If-None-Match: *` is AlreadyExists; both say the same.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Stale) =>
-                {
-                    if replace == Replace::Refused {
-                        return Err(error.with_kind(ErrorKind::AlreadyExists));
-                    }
-                    if tries == REPLACE_TRIES {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            // Replaced in the version it is in: a late duplicate of the request would otherwise wipe
-            // what is written later.
-            condition = match self.rest.head(&at).await {
-                Ok((found, _)) => Condition::etag(&found.etag),
-                Err(error) if error.kind() == ErrorKind::NotFound => Condition::Absent,
-                Err(error) => return Err(error),
-            };
-        };
-        let extent = Extent { size: 0, mark: Mark::Absent };
-        let rest = Arc::clone(&self.rest);
-        Ok(Arc::new(UpdatableBlob::new(rest, at, etag, extent, Vec::new())))
     }
 
     async fn make_directory(&self, path: &RemotePath) -> Result<()> {
@@ -231,13 +193,13 @@ impl PageBlobStore {
         }
         if !names.is_empty() {
             let marker = self.rest.address(&container, &folder)?;
-            self.rest.delete(&marker, &Condition::None).await?;
+            self.rest.delete(&marker, &Condition::None, None).await?;
         }
         // The marker without a slash that other tools make.
         let bare = self.rest.address(&container, &name)?;
         match self.rest.head(&bare).await {
             Ok((found, _)) if found.is_directory_marker() => {
-                self.rest.delete(&bare, &Condition::etag(&found.etag)).await
+                self.rest.delete(&bare, &Condition::etag(&found.etag), None).await
             }
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -247,22 +209,7 @@ impl PageBlobStore {
 
     async fn remove_blob(&self, path: &RemotePath, version: Option<&Version>) -> Result<()> {
         let at = self.address("unlink", path)?;
-        let condition = match version {
-            Some(version) => Condition::etag(&version.0),
-            None => Condition::None,
-        };
-        let error = match self.rest.delete(&at, &condition).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        // Whether an unanswered request did it can be seen: once it is gone, the request was used up.
-        if error.outcome() == crate::store::Outcome::Unknown
-            && let Err(now) = self.rest.head(&at).await
-            && now.kind() == ErrorKind::NotFound
-        {
-            return Ok(());
-        }
-        Err(error)
+        self.remove_at(&at, version).await
     }
 
     /// What a path is, for [`rename`].
@@ -303,7 +250,10 @@ impl Store for PageBlobStore {
                     self.first_names(&container, "", 1).await?;
                     Ok(Stat::directory())
                 }
-                Place::Name(container, name) => self.look(&container, &name).await,
+                Place::Name(container, name) => {
+                    let look = self.look(&container, &name);
+                    self.rest.within("stat", path, look).await
+                }
             }
         })
     }
@@ -366,7 +316,7 @@ impl Store for PageBlobStore {
         from: &'a RemotePath,
         to: &'a RemotePath,
         replace: Replace,
-    ) -> BoxFuture<'a, Result<()>> {
+    ) -> BoxFuture<'a, Result<Moved>> {
         Box::pin(self.rest.within("rename", from, rename::rename(self, from, to, replace)))
     }
 
@@ -376,5 +326,9 @@ impl Store for PageBlobStore {
 
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.rest.within("rmdir", path, self.remove_directory(path)))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.leases.release_all())
     }
 }

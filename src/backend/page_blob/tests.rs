@@ -40,6 +40,7 @@ fn parse(
         options: &options,
         env: &lookup,
         timeout: Duration::from_secs(60),
+        state_dir: None,
     })
 }
 
@@ -216,6 +217,7 @@ fn labels_and_debug_hold_no_secret() {
         options: &BTreeMap::new(),
         env: &|_| None,
         timeout: Duration::from_secs(60),
+        state_dir: None,
     })
     .unwrap();
     assert_eq!(backend.label(), "https://acct.blob.core.windows.net/disks");

@@ -3,7 +3,8 @@
 //! Two kinds of requests change it:
 //!
 //! * **Page updates** (write, clear) run side by side, each holding the gate shared. All of them pass
-//!   through [`UpdatableBlob::update`], which gives them the fence of the moment.
+//!   through [`delivery`](super::delivery), which sees to it that this is the only writer and that no late
+//!   duplicate undoes anything.
 //! * **Changes of the whole blob** (resize, metadata) take no fence that a late duplicate would break
 //!   on, so each runs alone, holding the gate exclusively, under the condition that the blob is still in
 //!   the version that we left it in. All of them pass through [`UpdatableBlob::step`].
@@ -11,7 +12,6 @@
 //! After a burst of page updates nobody knows which of them was last (see [`Etags`]), so the first
 //! step after one asks; that is one request, where a condition on a guess would mostly be three.
 
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,12 +20,15 @@ use http::header::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
-use super::address::{Address, Condition, Fence};
+use super::address::{Address, Condition};
 use super::blob::{allocated, check_inside, gone};
 use super::client::Rest;
+use super::delivery::{Doubts, removed};
+use super::epoch::Epoch;
 use super::etags::Etags;
+use super::lease::Hold;
 use super::length::{Extent, KEY, Mark, PAGE, Step, plan, plan_reserve};
-use super::wire::META;
+use super::wire::{META, Properties};
 use crate::client::Pin;
 use crate::store::{Blob, BlobMut, BoxFuture, Error, ErrorKind, Outcome, Result, Sink, Version};
 
@@ -46,83 +49,106 @@ const MOST_DOUBTS: usize = 8;
 /// A page blob and its only writer.
 #[derive(Debug)]
 pub(super) struct UpdatableBlob {
-    rest: Arc<Rest>,
-    at: Address,
-    /// Page updates hold it shared, changes of the whole blob exclusively.
-    gate: RwLock<()>,
-    state: Mutex<State>,
+    pub(super) rest: Arc<Rest>,
+    pub(super) at: Address,
+    /// Page updates hold it shared, changes of the whole blob and raises of the epoch exclusively.
+    pub(super) gate: RwLock<()>,
+    pub(super) state: Mutex<State>,
+    /// The right to write; `None` if blobs are not leased, and once it was given back.
+    pub(super) hold: Mutex<Option<Arc<Hold>>>,
+    pub(super) leased: bool,
+    pub(super) doubts: Arc<Doubts>,
 }
 
 /// What is known of the blob.
 #[derive(Debug)]
-struct State {
-    extent: Extent,
+pub(super) struct State {
+    pub(super) extent: Extent,
     /// What steps whose outcome is not known would have made of it; mostly none.
     doubtful: Vec<Extent>,
-    etags: Etags<Arc<str>>,
+    pub(super) etags: Etags<Arc<str>>,
     /// Metadata as it was found; the mark of the length may be among it.
     metadata: Vec<(HeaderName, HeaderValue)>,
-    fence: Fence,
+    pub(super) epoch: Epoch,
+    /// Why it cannot be written any more.
+    pub(super) fenced: Option<Error>,
+}
+
+/// A page blob as its writer has found it.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Where it is.
+    pub(super) at: Address,
+    /// The version whose content it has.
+    pub(super) etag: Arc<str>,
+    /// The version that taking it over has made of that.
+    pub(super) renamed: Option<Arc<str>>,
+    /// Its size and length.
+    pub(super) extent: Extent,
+    /// Its metadata.
+    pub(super) metadata: Vec<(HeaderName, HeaderValue)>,
+    /// Its sequence number, which nobody else uses.
+    pub(super) epoch: u64,
+    /// The right to write; `None` if blobs are not leased.
+    pub(super) hold: Option<Hold>,
 }
 
 impl UpdatableBlob {
-    /// The blob at `at`, which is in version `etag`.
-    pub(super) fn new(
-        rest: Arc<Rest>,
-        at: Address,
-        etag: Arc<str>,
-        extent: Extent,
-        metadata: Vec<(HeaderName, HeaderValue)>,
-    ) -> UpdatableBlob {
+    /// The blob that was taken over. `doubts` is the store's.
+    pub(super) fn new(rest: Arc<Rest>, found: Found, doubts: Arc<Doubts>) -> UpdatableBlob {
+        let mut etags = Etags::new(found.etag);
+        if let Some(etag) = found.renamed {
+            etags.renamed(etag);
+        }
         UpdatableBlob {
             rest,
-            at,
+            at: found.at,
             gate: RwLock::new(()),
             state: Mutex::new(State {
-                extent,
+                extent: found.extent,
                 doubtful: Vec::new(),
-                etags: Etags::new(etag),
-                metadata,
-                fence: Fence::default(),
+                etags,
+                metadata: found.metadata,
+                epoch: Epoch::new(found.epoch),
+                fenced: None,
             }),
+            leased: found.hold.is_some(),
+            hold: Mutex::new(found.hold.map(Arc::new)),
+            doubts,
         }
     }
 
-    /// Sends one page update, fenced, while no step runs.
+    /// Makes the steps that `plan` wants, alone, once no update can be applied late. The deadline covers
+    /// the wait for updates in flight and all steps; a change that is broken off shows the old length or
+    /// the new one.
     ///
-    /// An outcome that is not known is the caller's to deal with: nothing here sends it again.
-    async fn update<F>(
-        &self,
-        op: &'static str,
-        range: &Range<u64>,
-        send: impl FnOnce(Fence) -> F,
-    ) -> Result<()>
-    where
-        F: Future<Output = Result<Arc<str>>>,
-    {
-        let _shared = self.gate.read().await;
-        let (ticket, fence) = {
-            let mut state = self.state.lock();
-            check_update(op, &self.at, range, state.extent.size)?;
-            (state.etags.start(), state.fence.clone())
-        };
-        let etag = send(fence).await.map_err(removed)?;
-        self.state.lock().etags.applied(ticket, etag);
-        Ok(())
-    }
-
-    /// Makes the steps that `plan` wants, alone. The deadline covers the wait for updates in flight and
-    /// all steps; a change that is broken off shows the old length or the new one.
-    async fn change(&self, plan: impl FnOnce(Extent) -> Vec<Step>) -> Result<()> {
+    /// A failure counts as not applied: what was sent may yet be, but only until the next change, which
+    /// looks what became of it and makes its own condition of that.
+    async fn change(&self, plan: impl Fn(Extent) -> Vec<Step>) -> Result<()> {
         let work = async {
             let _alone = self.gate.write().await;
-            let steps = plan(self.state.lock().extent);
-            for step in steps {
-                self.step(step).await?;
+            let mut distrusted = false;
+            loop {
+                self.settle_alone().await?;
+                let steps = plan(self.state.lock().extent);
+                match self.make_steps(steps).await {
+                    Err(error) if error.kind() == ErrorKind::Busy && !distrusted => {
+                        distrusted = true;
+                        self.distrust_lease();
+                    }
+                    result => return result,
+                }
             }
-            Ok(())
         };
-        self.rest.within("Set Blob Properties", self.at.target(), work).await
+        let result = self.rest.within("Set Blob Properties", self.at.target(), work).await;
+        result.map_err(|error| error.with_outcome(Outcome::NotApplied))
+    }
+
+    async fn make_steps(&self, steps: Vec<Step>) -> Result<()> {
+        for step in steps {
+            self.step(step).await?;
+        }
+        Ok(())
     }
 
     /// Makes one step under the condition that nobody else has changed the blob. Sent again after an
@@ -130,13 +156,14 @@ impl UpdatableBlob {
     async fn step(&self, step: Step) -> Result<()> {
         let mut etag = self.current().await?;
         for _ in 0..STEP_TRIES {
-            let (ticket, wanted, metadata, fence) = {
+            let fence = self.fence(None)?;
+            let (ticket, wanted, metadata) = {
                 let mut state = self.state.lock();
                 let wanted = state.extent.after(step);
                 // Until there is an answer, even if this future is dropped.
                 state.doubt(wanted);
                 let metadata = with_mark(&state.metadata, wanted.mark);
-                (state.etags.start(), wanted, metadata, state.fence.clone())
+                (state.etags.start(), wanted, metadata)
             };
             let condition = Condition::etag(&etag);
             let sent = match step {
@@ -162,9 +189,9 @@ impl UpdatableBlob {
                 return Err(removed(error));
             }
             // Either somebody else has changed the blob, or we did and do not know it.
-            let (found, _) = self.rest.head(&self.at).await.map_err(removed)?;
+            let found = self.look().await?;
             let mut state = self.state.lock();
-            if state.etags.may_be_current(&found.etag) {
+            if self.is_as_we_left_it(&state, &found) {
                 state.etags.settled(Arc::clone(&found.etag));
                 etag = found.etag;
                 continue;
@@ -190,13 +217,36 @@ impl UpdatableBlob {
         if let Some(etag) = self.state.lock().etags.certain() {
             return Ok(Arc::clone(etag));
         }
-        let (found, _) = self.rest.head(&self.at).await.map_err(removed)?;
+        let found = self.look().await?;
         let mut state = self.state.lock();
-        if !state.etags.may_be_current(&found.etag) {
+        if !self.is_as_we_left_it(&state, &found) {
             return Err(self.stale("the blob was changed by somebody else"));
         }
         state.etags.settled(Arc::clone(&found.etag));
         Ok(found.etag)
+    }
+
+    /// What the service has now.
+    ///
+    /// Errors: `Fenced` if somebody else has raised the sequence number.
+    async fn look(&self) -> Result<Properties> {
+        let lease = self.fence(None)?.lease;
+        let (found, _) = self.rest.head_leased(&self.at, lease).await.map_err(removed)?;
+        let epoch = self.state.lock().epoch.number();
+        if found.sequence.is_some_and(|number| number > epoch) {
+            return Err(self.fence_for_good(self.taken_over()));
+        }
+        Ok(found)
+    }
+
+    /// Whether the blob, found so with no update in flight, is in a version of ours. While the lease is
+    /// ours nobody else changes it; a version that we do not know is then one that a late duplicate of
+    /// a raise has made, which changes nothing else.
+    fn is_as_we_left_it(&self, state: &State, found: &Properties) -> bool {
+        state.etags.may_be_current(&found.etag)
+            || self.leased
+                && found.sequence == Some(state.epoch.number())
+                && found.extent() == state.extent
     }
 
     fn stale(&self, why: &str) -> Error {
@@ -237,16 +287,13 @@ fn with_mark(metadata: &[(HeaderName, HeaderValue)], mark: Mark) -> Vec<(HeaderN
     all
 }
 
-/// An update of a blob that is not there: somebody else removed it.
-fn removed(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound => error.with_kind(ErrorKind::Stale),
-        _ => error,
-    }
-}
-
 /// Whether a page update may be sent at all.
-fn check_update(op: &'static str, at: &Address, range: &Range<u64>, size: u64) -> Result<()> {
+pub(super) fn check_update(
+    op: &'static str,
+    at: &Address,
+    range: &Range<u64>,
+    size: u64,
+) -> Result<()> {
     check_inside(op, at, range, size)?;
     if range.is_empty() || !range.start.is_multiple_of(PAGE) || !range.end.is_multiple_of(PAGE) {
         return Err(Error::new(
@@ -307,19 +354,16 @@ impl BlobMut for UpdatableBlob {
                 ));
             }
             let range = at..at.saturating_add(length);
-            let send = |fence: Fence| async move {
-                self.rest.put_pages(&self.at, at, pieces, &fence).await
-            };
-            self.update(op, &range, send).await
+            // Before a header is made of it.
+            check_update(op, &self.at, &range, self.capacity())?;
+            self.update(&range, self.rest.put_pages(&self.at, at, pieces)).await
         })
     }
 
     fn clear(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let sent = &range;
-            let send =
-                |fence: Fence| async move { self.rest.clear_pages(&self.at, sent, &fence).await };
-            self.update("Clear Pages", &range, send).await
+            check_update("Clear Pages", &self.at, &range, self.capacity())?;
+            self.update(&range, self.rest.clear_pages(&self.at, &range)).await
         })
     }
 
@@ -340,7 +384,11 @@ impl BlobMut for UpdatableBlob {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let _alone = self.gate.write().await;
-            Ok(())
+            let hold = self.hold.lock().take();
+            match hold {
+                Some(hold) => hold.release().await,
+                None => Ok(()),
+            }
         })
     }
 }

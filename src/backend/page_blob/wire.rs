@@ -56,6 +56,8 @@ pub(super) struct Properties {
     pub(super) size: u64,
     /// ETag, quoted as in headers.
     pub(super) etag: Arc<str>,
+    /// The sequence number, where it is told: in headers, of page blobs.
+    pub(super) sequence: Option<u64>,
     /// Last change, by the second.
     pub(super) modified: Option<SystemTime>,
     /// Metadata, names in lower case.
@@ -70,6 +72,7 @@ impl Default for Properties {
             blob_type: BlobType::Other,
             size: 0,
             etag: Arc::from(""),
+            sequence: None,
             modified: None,
             metadata: Vec::new(),
             attributes: Vec::new(),
@@ -81,6 +84,12 @@ impl Properties {
     /// The value of a metadata key, given in lower case.
     pub(super) fn meta(&self, name: &str) -> Option<&str> {
         let found = self.metadata.iter().find(|(key, _)| key == name)?;
+        Some(&found.1)
+    }
+
+    /// An attribute by the name it is shown under.
+    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
+        let found = self.attributes.iter().find(|(key, _)| key == name)?;
         Some(&found.1)
     }
 
@@ -361,6 +370,7 @@ pub(super) fn parse_head(headers: &HeaderMap) -> Result<Properties, String> {
         blob_type: BlobType::parse(text("x-ms-blob-type").ok_or("it has no x-ms-blob-type")?),
         size,
         etag: Arc::from(text("etag").ok_or("it has no ETag")?),
+        sequence: text("x-ms-blob-sequence-number").and_then(|text| text.parse().ok()),
         modified: text("last-modified").and_then(|text| httpdate::parse_http_date(text).ok()),
         ..Properties::default()
     };

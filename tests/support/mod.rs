@@ -173,7 +173,12 @@ impl Mount {
             Mount { process: Some(Process::start(command)), path, _directory: directory };
         let process = mount.process.as_mut().expect("just started");
         let ready = wait_until(START_LIMIT, || process.has_ended() || is_mounted(&mount.path));
-        assert!(ready && !process.has_ended(), "{source} was not mounted: {}", process.log());
+        assert!(
+            ready && !process.has_ended(),
+            "{source} was not mounted ({}): {}",
+            process.how_it_ended(),
+            process.log()
+        );
         mount
     }
 

@@ -88,6 +88,15 @@ impl Process {
         matches!(self.child.try_wait(), Ok(Some(status)) if status.success())
     }
 
+    /// How it ended, in words.
+    pub(crate) fn how_it_ended(&mut self) -> String {
+        match self.child.try_wait() {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => "it runs".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Its exit code, if it has ended by itself.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.child.try_wait().ok().flatten().and_then(|status| status.code())

@@ -82,13 +82,15 @@ struct UnmountArgs {
 
 #[derive(Args)]
 struct RecoverArgs {
-    /// Break the lease that a writer holds on a blob; what it has not written is lost to it
-    #[arg(long, required = true)]
-    break_lease: bool,
-    /// What would be mounted
-    source: String,
-    /// The blob, as it would be named in the mounted tree
-    path: String,
+    /// Break the lease that a writer holds on the blob PATH of SOURCE; what it has not written is lost
+    /// to it
+    #[arg(long, num_args = 2, value_names = ["SOURCE", "PATH"], conflicts_with = "file")]
+    break_lease: Option<Vec<String>>,
+    /// A recovery file to compare with its blob and to apply; without it they are listed
+    file: Option<PathBuf>,
+    /// Apply it without asking
+    #[arg(long, requires = "file")]
+    yes: bool,
     /// Mount options that say how to reach it, separated by commas
     #[arg(short = 'o', value_name = "OPTION[=VALUE],...")]
     options: Vec<String>,
@@ -181,7 +183,13 @@ fn execute(command: Command) -> Result<u8, Failure> {
             log_file: args.log_file,
         }),
         Command::Unmount(args) => unmount::unmount(&args.mount_point, args.timeout),
-        Command::Recover(args) => recover::break_lease(&args.source, &args.path, args.options),
+        Command::Recover(RecoverArgs { break_lease: Some(blob), options, .. }) => {
+            recover::break_lease(&blob[0], &blob[1], options)
+        }
+        Command::Recover(RecoverArgs { file: Some(file), yes, options, .. }) => {
+            recover::apply(&file, yes, options)
+        }
+        Command::Recover(RecoverArgs { options, .. }) => recover::list(options),
         #[cfg(feature = "emulator")]
         Command::Demo(args) => demo::demo(args.dir, &args.command),
         #[cfg(feature = "emulator")]

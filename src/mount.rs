@@ -14,12 +14,14 @@ use crate::config::MountConfig;
 use crate::control::mounts;
 use crate::fuse::{self, Session};
 use crate::io::{Config as IoConfig, Shared};
-use crate::vfs::{Config as VfsConfig, Vfs};
+use crate::vfs::{Config as VfsConfig, Keep, Vfs};
 
 /// What a call may take beyond the deadline of its requests, before it is answered whatever they do.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long giving back the right to write may hold the process up at its end: a few retries.
 const RELEASE: Duration = Duration::from_secs(5);
+/// Where recovery files are, below the state directory.
+pub const KEPT: &str = "kept";
 /// How long tasks that still run may hold the process up at its end.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,8 @@ async fn tree(config: &MountConfig) -> Result<Arc<Vfs>, StartError> {
         gid: config.gid,
         umask: config.umask,
         attr_timeout: config.attr_timeout,
+        keep: (!config.read_only)
+            .then(|| Keep { dir: config.state_dir.join(KEPT), source: config.backend.label() }),
     };
     Ok(Arc::new(Vfs::new(store, io, vfs)))
 }
@@ -176,8 +180,22 @@ impl Mounted {
         }
         // Closing the last handles may have left something to write.
         let flushed = self.flush_until(deadline.max(Instant::now() + SHUTDOWN));
+        let flushed = flushed.map_err(|error| self.keep(error));
         self.close();
         flushed
+    }
+
+    /// The process ends with something unwritten: it goes to the state directory.
+    fn keep(&self, error: UnmountError) -> UnmountError {
+        let UnmountError::Failed(line) = error else { return error };
+        let (kept, complete) = self.vfs.keep_unflushed(&line);
+        UnmountError::Failed(match kept.first() {
+            Some(first) if complete => {
+                format!("{line}; kept for 'blobdir recover', such as {}", first.display())
+            }
+            Some(_) => format!("{line}; not all of it could be kept for 'blobdir recover'"),
+            None => line,
+        })
     }
 
     /// Lets others write what is still open here; who cannot be told in time waits for the leases to end.

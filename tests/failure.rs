@@ -16,6 +16,7 @@ use std::io::{self, Write as _};
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use support::service::{CONTAINER, Service};
-use support::{Emulator, Mount, account, cannot_mount, output_within, skip, wait_until};
+use support::{BLOBDIR, Emulator, Mount, account, cannot_mount, output_within, skip, wait_until};
 
 /// Longer than any call may take with [`IMPATIENT`]: its deadline is the timeout and some seconds of
 /// grace, and a close does several such things one after the other.
@@ -564,7 +565,9 @@ fn a_lease_of_somebody_else_is_ebusy() {
 
 #[test]
 fn an_unmount_without_the_service_says_what_is_not_written() {
-    let Some((mut mount, mut service)) = start(&[IMPATIENT]) else { return };
+    let state_dir = TempDir::new().unwrap();
+    let state = format!("state_dir={}", state_dir.path().display());
+    let Some((mut mount, mut service)) = start(&[IMPATIENT, &state]) else { return };
     let mut file = create(&mount.path().join("a")).unwrap();
     file.write_all(&pattern(10_000, 1)).unwrap();
     service.go_away();
@@ -584,6 +587,25 @@ fn an_unmount_without_the_service_says_what_is_not_written() {
     assert!(!mount.is_there());
     let log = mount.log();
     assert!(!lines(&log, &["not written to the service", "in 1 file: a"]).is_empty(), "{log}");
+
+    // And what was not written is there, for when the service is.
+    service.come_back();
+    let recover = |arguments: &[&str]| {
+        let mut command = Command::new(BLOBDIR);
+        command.arg("recover").args(arguments).args(["-o", &state]);
+        command.envs(service.environment());
+        output_within(LIMIT, command)
+    };
+    let listed = recover(&[]);
+    assert!(listed.success && listed.text.contains(" a: 10240 bytes not written"), "{listed:?}");
+    let kept = listed.text.lines().next().expect("a name").to_owned();
+    let shown = recover(&[&kept]);
+    assert!(!shown.success && shown.text.contains("0 to 10000"), "{shown:?}");
+    assert_eq!(elsewhere(&service, "a"), Some(Vec::new()), "nothing without a yes");
+    let applied = recover(&[&kept, "--yes"]);
+    assert!(applied.success && applied.text.contains("a: written"), "{applied:?}");
+    assert!(elsewhere(&service, "a").unwrap() == pattern(10_000, 1));
+    assert!(recover(&[]).text.contains("nothing is kept"));
 }
 
 #[test]

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::coalesce::Action;
-use super::dirty::{DirtyMap, Piece, is_zero};
+use super::dirty::{DirtyMap, Piece, Taken, is_zero};
 use super::fetch::{Ahead, Fetch};
 use super::page_cache::ContentId;
 use super::readahead::StreamId;
@@ -334,6 +334,39 @@ impl File {
     pub fn unconfirmed(&self) -> u64 {
         let state = self.state.lock();
         state.dirty.charged() + state.writing.values().map(|writing| writing.charge).sum::<u64>()
+    }
+
+    /// What the service has not confirmed, newest bytes, in order; nothing of a file whose name is gone.
+    pub fn unsent(&self) -> Vec<Taken> {
+        let state = self.state.lock();
+        if state.orphan {
+            return Vec::new();
+        }
+        let mut dirty = SpanSet::new();
+        let mut unsent = Vec::new();
+        for (span, zero) in state.dirty.extents(Span::between(0, u64::MAX)) {
+            dirty.insert(span);
+            let bytes = match state.dirty.piece(span.start) {
+                Some(Piece::Data(bytes)) if !zero => Some(Bytes::copy_from_slice(bytes)),
+                _ => None,
+            };
+            unsent.push(Taken { span, bytes });
+        }
+        for piece in state.writing.values().flat_map(|writing| {
+            let wanted = |piece: &Taken| writing.superseded.gaps(piece.span);
+            writing.pieces.iter().flat_map(move |piece| {
+                wanted(piece).into_iter().map(move |part| (piece, part.align_out(SECTOR)))
+            })
+        }) {
+            let (piece, part) = piece;
+            for part in dirty.gaps(part.intersect(piece.span)) {
+                let bytes = piece.bytes.as_ref();
+                let bytes = bytes.map(|bytes| bytes.slice(part.within(piece.span.start)));
+                unsent.push(Taken { span: part, bytes });
+            }
+        }
+        unsent.sort_by_key(|taken| taken.span.start);
+        unsent
     }
 
     /// Whether the service has everything, its length included.

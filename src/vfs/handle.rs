@@ -250,8 +250,12 @@ impl Vfs {
 
     /// Parts with a file that nothing can be written to any more, and with what was not written.
     pub(super) fn give_up(&self, inode: &Arc<Inode>, file: &Arc<File>) {
+        let failure = file.failure();
+        if let Some(failure) = &failure {
+            self.keep(&inode.path(), file, &failure.to_string());
+        }
         let dropped = self.io.abandon(file);
-        if let Some(failure) = file.failure() {
+        if let Some(failure) = failure {
             let path = inode.path();
             log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
         }

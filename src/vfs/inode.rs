@@ -313,6 +313,20 @@ impl Inodes {
         self.tables.lock().by_ino.len()
     }
 
+    /// Files that hold what the service has not confirmed, with their names, in the order of those.
+    pub(super) fn unflushed_files(&self) -> Vec<(RemotePath, Arc<File>)> {
+        let inodes: Vec<Arc<Inode>> = self.tables.lock().by_ino.values().map(Arc::clone).collect();
+        let mut files = Vec::new();
+        for inode in inodes {
+            let state = inode.state.lock();
+            if let Some(file) = state.file.as_ref().filter(|file| file.unconfirmed() > 0) {
+                files.push((state.path.clone(), Arc::clone(file)));
+            }
+        }
+        files.sort_by(|(one, _), (other, _)| one.cmp(other));
+        files
+    }
+
     pub(super) fn unflushed(&self) -> Vec<(String, u64)> {
         let inodes: Vec<Arc<Inode>> = self.tables.lock().by_ino.values().map(Arc::clone).collect();
         let mut unflushed = Vec::new();

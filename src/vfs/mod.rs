@@ -8,6 +8,7 @@ mod dir;
 mod error;
 mod handle;
 mod inode;
+mod keep;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use attr::{Attr, FileKind};
 pub use dir::{DirEntry, DirPage};
 pub use error::{Error, Result};
 pub use handle::{OpenFlags, Opened, SetAttr};
+pub use keep::Keep;
 
 pub use crate::store::Replace;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub umask: u32,
     /// How long what was learnt of a name is believed.
     pub attr_timeout: Duration,
+    /// Where dirty sectors go that cannot be sent; `None` drops them, with a line in the log.
+    pub keep: Option<Keep>,
 }
 
 /// One mounted tree.

@@ -20,7 +20,14 @@ struct Tree {
 }
 
 fn config() -> Config {
-    Config { read_only: false, uid: 7, gid: 8, umask: 0o022, attr_timeout: Duration::ZERO }
+    Config {
+        read_only: false,
+        uid: 7,
+        gid: 8,
+        umask: 0o022,
+        attr_timeout: Duration::ZERO,
+        keep: None,
+    }
 }
 
 impl Tree {

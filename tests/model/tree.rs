@@ -289,6 +289,7 @@ fn mount(store: &MemoryStore) -> Arc<Vfs> {
         umask: 0,
         // Everything is asked anew: what is believed wrongly shows.
         attr_timeout: Duration::ZERO,
+        keep: None,
     };
     let io = Shared::new(&io, store.capabilities());
     Arc::new(Vfs::new(Arc::new(store.clone()), io, config))

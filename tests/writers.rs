@@ -111,6 +111,10 @@ fn who_slept_until_the_lease_had_ended_changes_nothing() {
     drop(theirs);
     drop(held);
     second.unmount();
+    // What the first could not write is not lost, though.
+    let kept =
+        || fs::read_dir(hosts.state[0].path().join("kept")).is_ok_and(|dir| dir.count() == 1);
+    assert!(wait_until(LIMIT, kept), "{}", first.log());
     let third = hosts.mount(1);
     let mut expected = [1; 8192];
     expected[..512].fill(3);

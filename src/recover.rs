@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use crate::io::Config;
+use crate::io::Shared;
 use crate::io::dirty::Taken;
 use crate::io::file::File;
 use crate::io::page_cache::ContentId;
-use crate::io::recovery::Recovery;
-use crate::io::span::{SECTOR, Span, SpanSet};
-use crate::io::{Config, Shared};
+pub use crate::io::recovery::{Recovery, list};
+pub use crate::io::span::Span;
+use crate::io::span::{SECTOR, SpanSet};
 use crate::store::{Access, Blob, Error, ErrorKind, Opened, RemotePath, Result, Store, read_all};
 
 /// Zeros are compared in pieces of this many bytes, so that a punched terabyte fits memory.

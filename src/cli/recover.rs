@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{Failure, credentials};
 use crate::config::{MountConfig, MountRequest};
 use crate::daemon;
-use crate::io::recovery::{self, Recovery};
-use crate::io::{Config as IoConfig, span::Span};
 use crate::mount::KEPT;
-use crate::recover;
+use crate::recover::{self, Recovery, Span};
 
 /// Differing ranges that are shown; more are counted.
 const SHOWN: usize = 20;
@@ -19,7 +17,7 @@ pub(super) fn list(options: Vec<String>) -> Result<u8, Failure> {
     // Any source would do: only the state directory is of interest.
     let config = configured("http://127.0.0.1/devstoreaccount1", &options)?;
     let dir = config.state_dir.join(KEPT);
-    let files = recovery::list(&dir)
+    let files = recover::list(&dir)
         .map_err(|error| Failure::other(format!("{}: {error}", dir.display())))?;
     if files.is_empty() {
         super::print(&format!("nothing is kept in {}\n", dir.display()));
@@ -58,7 +56,7 @@ pub(super) fn apply(file: &Path, yes: bool, options: Vec<String>) -> Result<u8, 
     if !yes && !asked("Write them into the blob?").map_err(broken)? {
         return Ok(1);
     }
-    let io = IoConfig {
+    let io = recover::Config {
         cache_size: config.cache_size,
         dirty_limit: config.dirty_limit,
         connections: config.backend.connections(),

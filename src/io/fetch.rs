@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::buffer::{Buffer, Pool};
-use super::file::{File, State};
+use super::file::File;
 use super::readahead::{Planner, StreamId};
 use super::span::{BLOCK, Span, SpanSet};
+use super::state::State;
 use crate::store::{Error, ErrorKind, Result, Retry, Sink};
 
 /// The shortest GET of a stream, in bytes.

@@ -13,6 +13,7 @@ pub mod page_cache;
 pub mod readahead;
 pub mod recovery;
 pub mod span;
+mod state;
 #[cfg(test)]
 mod tests;
 mod write_back;

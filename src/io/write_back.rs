@@ -24,8 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Shared;
 use super::coalesce::{self, Action};
 use super::dirty::Taken;
-use super::file::{File, Found, State, zeros};
+use super::file::File;
 use super::span::{BLOCK, SECTOR, Span, SpanSet};
+use super::state::{Found, State, zeros};
 use crate::store::{BlobMut, Error, ErrorKind, Outcome, Result, Retry};
 
 /// Bytes of one Put Page, at most, and the alignment of full ones. The limit of the service.

@@ -94,7 +94,13 @@ fn open_rw(path: &Path) -> io::Result<File> {
 
 /// Writes a file and has it confirmed.
 fn put(path: &Path, bytes: &[u8]) {
-    let mut file = create(path).unwrap();
+    create(path).unwrap();
+    put_into(path, bytes);
+}
+
+/// The same with a file that is there.
+fn put_into(path: &Path, bytes: &[u8]) {
+    let mut file = open_rw(path).unwrap();
     file.write_all(bytes).unwrap();
     close(file).unwrap();
 }
@@ -445,7 +451,9 @@ fn a_writer_of_a_blob_that_is_removed_is_told() {
     assert_eq!(errno("fsync", fsync(&file)), libc::ESTALE);
     assert_eq!(errno("close", move || close(file)), libc::ESTALE);
     // It is given up, and the name is free.
-    put(&path, b"anew");
+    // The last of the close comes behind its answer.
+    assert!(wait_until(LIMIT, || create(&path).is_ok()), "{}", mount.log());
+    put_into(&path, b"anew");
     assert_eq!(elsewhere(&service, "a").unwrap(), b"anew");
     mount.unmount();
 }

@@ -250,18 +250,18 @@ impl Vfs {
 
     /// Parts with a file that nothing can be written to any more, and with what was not written.
     pub(super) fn give_up(&self, inode: &Arc<Inode>, file: &Arc<File>) {
+        let path = inode.path();
+        inode.lock().file = None;
+        // Those who read on see what was not written; who opens the name must not, from now on.
+        self.inodes.detach(inode);
         let failure = file.failure();
         if let Some(failure) = &failure {
-            self.keep(&inode.path(), file, &failure.to_string());
+            self.keep(&path, file, &failure.to_string());
         }
         let dropped = self.io.abandon(file);
         if let Some(failure) = failure {
-            let path = inode.path();
             log::error!(target: "vfs", "{path}: {dropped} bytes were not written: {failure}");
         }
-        inode.lock().file = None;
-        // Those who read on see what was not written; who opens the name must not.
-        self.inodes.detach(inode);
     }
 
     /// The last handle that could write is gone.

@@ -38,7 +38,7 @@ pub struct File {
     /// Wakes those who wait for an update in flight to end.
     pub(super) ended: Notify,
     /// Held while the length is changed or published: one at a time.
-    pub(super) length: tokio::sync::Mutex<()>,
+    pub(super) length: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Why a write cannot be taken at once.
@@ -89,7 +89,7 @@ impl File {
             shared,
             state: Mutex::new(state),
             ended: Notify::new(),
-            length: tokio::sync::Mutex::new(()),
+            length: Arc::default(),
         })
     }
 
@@ -142,16 +142,18 @@ impl File {
             let all = Span::between(0, u64::MAX);
             self.drop_from_tickets(&mut state, all);
         }
-        self.wait_until_idle().await;
+        self.wait_until(|state| state.writing.is_empty()).await;
     }
 
-    /// Holds back all updates, once those in flight have ended, for as long as the result lives. Only
-    /// one at a time.
+    /// Holds back all that changes the blob, once what is under way has ended, for as long as the result
+    /// lives. Only one at a time.
     pub async fn freeze(self: &Arc<Self>) -> Frozen {
         self.state.lock().frozen = true;
         // Made before the wait: a caller that gives up must not leave it frozen.
-        let frozen = Frozen { file: Arc::clone(self), renamed: None };
-        self.wait_until_idle().await;
+        let mut frozen = Frozen { file: Arc::clone(self), renamed: None, length: None };
+        // A flusher makes room and cuts as well, and may need the length for it: so it comes first.
+        self.wait_until(|state| state.writing.is_empty() && !state.cutting && !state.flusher).await;
+        frozen.length = Some(Arc::clone(&self.length).lock_owned().await);
         frozen
     }
 
@@ -164,12 +166,12 @@ impl File {
         }
     }
 
-    async fn wait_until_idle(&self) {
+    async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if self.state.lock().writing.is_empty() {
+            if is_so(&self.state.lock()) {
                 return;
             }
             ended.await;
@@ -617,11 +619,13 @@ impl Drop for Cutting<'_> {
     }
 }
 
-/// Updates are held back until this is dropped.
+/// Whatever changes the blob is held back until this is dropped.
 #[derive(Debug)]
 pub struct Frozen {
     file: Arc<File>,
     renamed: Option<Arc<dyn BlobMut>>,
+    /// Those who change the length wait for it, and ask for the writer when they have it.
+    length: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Frozen {

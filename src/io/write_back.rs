@@ -189,9 +189,10 @@ impl File {
     }
 
     /// Makes the service know the length as it is by now, which makes room for what is dirty below it.
-    async fn publish_growth(&self, writer: &Arc<dyn BlobMut>) -> Result<()> {
+    async fn publish_growth(&self) -> Result<()> {
         // A length read before somebody else's change must not arrive after it.
         let _one_at_a_time = self.length.lock().await;
+        let writer = self.writer()?;
         let (len, cut) = {
             let state = self.lock();
             (state.len, state.cut)
@@ -254,29 +255,36 @@ impl File {
     }
 
     async fn run_flusher(self: Arc<Self>) {
-        let Ok(writer) = self.writer() else { return };
         loop {
             let permit = Arc::clone(&self.shared.write_slots).acquire_owned().await;
             let permit = permit.expect("the semaphore is never closed");
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            let step = {
+            let (step, writer) = {
                 let mut state = self.lock();
-                let step = self.next_step(&mut state, &writer);
+                // Asked anew each time: it is another one after a rename.
+                let writer = state.writer.clone();
+                let step = match &writer {
+                    Some(writer) => self.next_step(&mut state, writer),
+                    None => Step::Stop,
+                };
                 state.flusher = !matches!(step, Step::Stop);
-                step
+                (step, writer)
+            };
+            let Some(writer) = writer.filter(|_| !matches!(step, Step::Stop)) else {
+                self.ended.notify_waiters();
+                return;
             };
             let result = match step {
-                Step::Stop => return,
-                Step::Again => Ok(()),
+                Step::Stop | Step::Again => Ok(()),
                 Step::Wait => {
                     drop(permit);
                     ended.await;
                     Ok(())
                 }
                 Step::Cut => self.apply_cut(&writer).await,
-                Step::Publish => self.publish_growth(&writer).await,
+                Step::Publish => self.publish_growth().await,
                 Step::Reserve(capacity) => writer.reserve(capacity).await,
                 Step::Put(span, body) => {
                     self.spawn_update(&writer, permit, span, Some(body));

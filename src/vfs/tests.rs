@@ -414,6 +414,39 @@ fn an_open_dirty_file_is_renamed_with_what_is_dirty() {
 }
 
 #[test]
+fn a_file_that_is_being_sent_is_renamed_at_any_moment() {
+    run(async {
+        let tree = Tree::new();
+        let mut want = pattern(5 * MIB, 1);
+        let handle = tree.create("f0").await.unwrap();
+        tree.write(handle, 0, &want).await.unwrap();
+        for round in 0..24u64 {
+            tree.store.set_latency(Duration::from_millis(round % 5));
+            // Something for each part of a flush: updates, room, a cut, the length.
+            let at = round * 100_000;
+            tree.write(handle, at, &pattern(3000, round)).await.unwrap();
+            want[at as usize..][..3000].copy_from_slice(&pattern(3000, round));
+            let len = want.len() as u64 + 70_000 - 40_000 * (round % 3);
+            let vfs = Arc::clone(&tree.vfs);
+            let ino = tree.lookup(&format!("f{round}")).await.unwrap().ino;
+            let length =
+                tokio::spawn(async move { vfs.setattr(ino, Some(handle), size(len)).await });
+            let vfs = Arc::clone(&tree.vfs);
+            let flush = tokio::spawn(async move { vfs.fsync(handle).await });
+            tokio::time::sleep(Duration::from_millis(round % 7)).await;
+            let (from, to) = (format!("f{round}"), format!("f{}", round + 1));
+            tree.rename(&from, &to, Replace::Allowed).await.unwrap();
+            flush.await.unwrap().unwrap();
+            length.await.unwrap().unwrap();
+            want.resize(len as usize, 0);
+        }
+        tree.close(handle).await.unwrap();
+        assert!(tree.remote("f24").await.unwrap() == want);
+        assert_eq!(tree.remote("f23").await, None);
+    });
+}
+
+#[test]
 fn those_who_read_a_file_follow_it_to_its_new_name() {
     run(async {
         let tree = Tree::new();
@@ -477,14 +510,23 @@ fn nothing_written_to_a_replaced_file_lands_in_its_successor() {
                 tree.lookup("a").await.unwrap();
             }
             tree.store.set_latency(Duration::from_millis(60));
-            tree.write(handle, 0, &[0xEE; 512]).await.unwrap();
-            let vfs = Arc::clone(&tree.vfs);
-            let flush = tokio::spawn(async move { vfs.fsync(handle).await });
-            // The update is on its way now, and takes as long as the rename.
+            let send = async |at: u64| {
+                tree.write(handle, at, &[0xEE; 512]).await.unwrap();
+                let vfs = Arc::clone(&tree.vfs);
+                tokio::spawn(async move { vfs.fsync(handle).await })
+            };
+            // One update is on its way when the rename begins, and would arrive before it; the other
+            // would arrive after it.
+            let before = send(0).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
-            tree.write(handle, 4096, &[0xDD; 512]).await.unwrap();
-            tree.rename("a", "b", Replace::Allowed).await.unwrap();
-            flush.await.unwrap().ok();
+            let after = async {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                send(4096).await
+            };
+            let (renamed, after) = tokio::join!(tree.rename("a", "b", Replace::Allowed), after);
+            renamed.unwrap();
+            before.await.unwrap().ok();
+            after.await.unwrap().ok();
             tree.close(handle).await.ok();
             tree.store.set_latency(Duration::ZERO);
             assert!(tree.remote("b").await.unwrap() == pattern(8192, 1), "known: {known}");
@@ -726,14 +768,13 @@ fn what_is_cached_is_kept_only_while_it_is_true() {
         assert_eq!(tree.read(opened.handle, 0, 9999).await.unwrap(), pattern(9000, 1));
         assert_eq!(tree.store.requests(), before, "nothing is fetched");
         tree.close(opened.handle).await.unwrap();
-        assert!(tree.open("a", false).await.unwrap().keep_cache);
+        let opened = tree.open("a", false).await.unwrap();
+        assert!(opened.keep_cache);
+        tree.close(opened.handle).await.unwrap();
+        // Of the same length, so that nothing else tells.
+        let ino = tree.lookup("a").await.unwrap().ino;
         tree.store.put("a", &pattern(9000, 2));
-        let opened = tree.open("a", false).await;
-        // Either number, but never the old bytes.
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(_) => tree.open("a", false).await.unwrap(),
-        };
+        let opened = tree.vfs.open(ino, OpenFlags { write: false }).await.unwrap();
         assert!(!opened.keep_cache);
         assert_eq!(tree.read(opened.handle, 0, 9999).await.unwrap(), pattern(9000, 2));
     });
@@ -842,6 +883,26 @@ fn a_failed_close_is_made_good_when_the_service_is_back() {
             tree.vfs.getattr_now(ino);
         }
         assert_eq!(tree.vfs.unconfirmed(), 0);
+    });
+}
+
+#[test]
+fn what_was_refused_is_read_and_sent_again() {
+    run(async {
+        let tree = Tree::new();
+        tree.store.put("a", &pattern(9000, 1));
+        let handle = tree.writer("a").await;
+        tree.write(handle, 1000, &pattern(3000, 2)).await.unwrap();
+        let mut want = pattern(9000, 1);
+        want[1000..4000].copy_from_slice(&pattern(3000, 2));
+        tree.store.set_failure(Some((ErrorKind::Unavailable, Outcome::NotApplied)));
+        assert_eq!(kind(tree.vfs.fsync(handle).await), ErrorKind::Unavailable);
+        tree.store.set_failure(None);
+        assert_eq!(tree.read(handle, 0, 9999).await.unwrap(), want);
+        assert_eq!(tree.remote("a").await.unwrap(), pattern(9000, 1));
+        tree.vfs.fsync(handle).await.unwrap();
+        assert_eq!(tree.remote("a").await.unwrap(), want);
+        tree.close(handle).await.unwrap();
     });
 }
 

@@ -39,12 +39,14 @@ const MIB: usize = 1 << 20;
 /// Makes a call that must come back.
 #[track_caller]
 fn within<T: Send + 'static>(what: &str, call: impl FnOnce() -> T + Send + 'static) -> T {
-    let (sender, result) = mpsc::channel();
+    let (sender, results) = mpsc::channel();
     thread::spawn(move || sender.send(call()));
-    match result.recv_timeout(LIMIT) {
-        Ok(result) => result,
-        Err(_) => panic!("{what} is not back after {LIMIT:?}"),
-    }
+    let mut result = None;
+    wait_until(LIMIT, || {
+        result = results.try_recv().ok();
+        result.is_some()
+    });
+    result.unwrap_or_else(|| panic!("{what} is not back after {LIMIT:?}"))
 }
 
 /// The errno of a call that must fail, and come back.

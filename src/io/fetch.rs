@@ -37,6 +37,8 @@ pub(super) struct Fetch {
     /// What was written since, or is not sent yet: the bytes that arrive for it are old.
     pub(super) overwritten: SpanSet,
     waiters: Vec<oneshot::Sender<Result<()>>>,
+    /// How often the file had been shortened when it was sent.
+    shortened: u64,
     /// The stream it is fetched for, if nobody has asked for it yet.
     stream: Option<StreamId>,
 }
@@ -100,7 +102,9 @@ impl File {
     /// Reads what [`read_at`](File::read_at) did not find, and then looks ahead.
     pub async fn read_missing(self: &Arc<Self>, reader: &Reader, span: Span) -> Result<Bytes> {
         // The read's own GET goes first: a window that opens must not be in its way.
-        self.claim(span, |file| file.look_ahead(reader, span)).await?;
+        let before = self.lock().shortened;
+        let claimed = self.claim(span, |file| file.look_ahead(reader, span)).await;
+        self.unless_shortened(before, claimed)?;
         self.read(span).await
     }
 
@@ -237,7 +241,9 @@ impl File {
             for writing in state.writing.values() {
                 overwritten.insert(writing.span.intersect(segment));
             }
-            let fetch = Fetch { span: segment, overwritten, waiters: Vec::new(), stream };
+            let shortened = state.shortened;
+            let fetch =
+                Fetch { span: segment, overwritten, waiters: Vec::new(), shortened, stream };
             let old = state.fetches.insert(segment.start, fetch);
             debug_assert!(old.is_none(), "a byte is on its way once at most");
         }
@@ -245,11 +251,22 @@ impl File {
     }
 
     /// Sees to it that `spans` are in memory: fetches what nobody fetches yet and waits for the rest.
+    /// If the file was shortened meanwhile they may not be: who needs them looks again.
     pub(super) async fn load(self: &Arc<Self>, spans: &[Span]) -> Result<()> {
         for span in spans {
-            self.claim(*span, |_| ()).await?;
+            let before = self.lock().shortened;
+            let claimed = self.claim(*span, |_| ()).await;
+            self.unless_shortened(before, claimed)?;
         }
         Ok(())
+    }
+
+    /// The result of a GET that was sent when the file had been shortened `before` times.
+    fn unless_shortened(&self, before: u64, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error) if is_moot(&error, before, &self.lock()) => Ok(()),
+            result => result,
+        }
     }
 
     /// Fetches what is missing of `span`; `started` is called once the GETs are noted, before they run.
@@ -323,12 +340,16 @@ impl File {
                     if fetch.stream.is_some() {
                         self.shared.ahead.release(fetch.span.len());
                     }
-                    waiters.extend(fetch.waiters);
+                    let told = match is_moot(error, fetch.shortened, &state) {
+                        true => Ok(()),
+                        false => Err(error.clone()),
+                    };
+                    waiters.extend(fetch.waiters.into_iter().map(|waiter| (waiter, told.clone())));
                 }
             }
         }
-        for waiter in waiters {
-            let _ = waiter.send(Err(error.clone()));
+        for (waiter, told) in waiters {
+            let _ = waiter.send(told);
         }
     }
 }
@@ -359,6 +380,13 @@ fn not_under_way(fetches: &BTreeMap<u64, Fetch>, span: Span) -> Vec<Span> {
         parts.push(Span::between(at, span.end));
     }
     parts
+}
+
+/// Whether a GET only failed because it met a truncation: it reached beyond the blob's new end, and nobody
+/// needs what is there. Who waits for the rest of it asks again.
+fn is_moot(error: &Error, shortened_before: u64, state: &State) -> bool {
+    state.shortened != shortened_before
+        && matches!(error.kind(), ErrorKind::InvalidRange | ErrorKind::Stale)
 }
 
 fn abandoned() -> Error {

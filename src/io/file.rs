@@ -75,6 +75,7 @@ impl File {
             holes_complete: false,
             cut: None,
             cutting: false,
+            shortened: 0,
             ready: VecDeque::new(),
             actions: VecDeque::new(),
             tickets: Vec::new(),
@@ -556,6 +557,7 @@ impl File {
         self.drop_cached(state, Span::between(len, old));
         let sectors = Span::between(len.next_multiple_of(SECTOR), old.next_multiple_of(SECTOR));
         state.holes.insert(sectors);
+        state.shortened += 1;
         state.len = len;
         state.cut = Some(state.cut.map_or(len, |cut| cut.min(len)));
         self.drop_from_tickets(state, Span::between(sectors.start, u64::MAX));

@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) cut: Option<u64>,
     /// Someone is busy with `cut`.
     pub(super) cutting: bool,
+    /// How often it was shortened.
+    pub(super) shortened: u64,
     /// Windows of [`MAX_PUT`] bytes that became wholly dirty, by their start.
     pub(super) ready: VecDeque<u64>,
     pub(super) actions: VecDeque<Action>,

@@ -1,6 +1,7 @@
 //! The data path against the memory store, compared with a plain array of bytes.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -76,6 +77,10 @@ enum Op {
     Write(u64, u64, u8),
     Read(u64, u64),
     Truncate(u64),
+    /// Goes on with the next operations before the service has cut the blob.
+    TruncateBehind(u64),
+    /// Fetches while other operations go on.
+    ReadBehind(u64, u64),
     Flush(bool),
     FlushBehind,
     Reopen,
@@ -96,6 +101,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(at, len, seed)| Op::Write(at, len, seed)),
         5 => (offset(), length()).prop_map(|(at, len)| Op::Read(at, len)),
         2 => offset().prop_map(Op::Truncate),
+        2 => offset().prop_map(Op::TruncateBehind),
+        2 => (offset(), length()).prop_map(|(at, len)| Op::ReadBehind(at, len)),
         1 => any::<bool>().prop_map(Op::Flush),
         2 => Just(Op::FlushBehind),
         1 => Just(Op::Reopen),
@@ -130,6 +137,30 @@ async fn check(ops: Vec<Op>, initial: u64) {
             Op::Truncate(len) => {
                 file.set_len(len).await.unwrap();
                 model.resize(len as usize, 0);
+            }
+            Op::TruncateBehind(len) => {
+                let cutting = {
+                    let file = Arc::clone(&file);
+                    async move { file.set_len(len).await.unwrap() }
+                };
+                let mut cutting = Box::pin(cutting);
+                // Its first step takes effect here, unless others who change the length are busy.
+                let ended = std::future::poll_fn(|context| {
+                    Poll::Ready(cutting.as_mut().poll(context).is_ready())
+                });
+                let ended = ended.await;
+                if file.len() != len {
+                    cutting.await;
+                } else if !ended {
+                    behind.push(tokio::spawn(cutting));
+                }
+                model.resize(len as usize, 0);
+            }
+            Op::ReadBehind(at, len) => {
+                let file = Arc::clone(&file);
+                behind.push(tokio::spawn(async move {
+                    file.read(Span::at(at, len)).await.unwrap();
+                }));
             }
             Op::Flush(last) => {
                 file.flush(last).await.unwrap();

@@ -24,6 +24,8 @@ const SECTOR: u64 = 512;
 const MAX_UPDATE: u64 = 4 << 20;
 /// Longest blob, in bytes.
 const MAX_LEN: u64 = 8 << 40;
+/// Reads give pieces of this many bytes: an odd number, so that callers put them together.
+const PIECE: usize = 3001;
 /// Entries of one listing page: small, so that tests meet page borders.
 const LIST_PAGE: usize = 3;
 
@@ -63,7 +65,8 @@ impl MemoryStore {
         MemoryStore::default()
     }
 
-    /// Makes every later call take this long.
+    /// Makes every later call take this long before it is applied; reads and updates as long again after
+    /// it.
     pub fn set_latency(&self, latency: Duration) {
         *self.shared.latency.lock() = latency;
     }
@@ -117,6 +120,14 @@ impl MemoryStore {
         }
     }
 
+    /// The time that the answer to a read or an update takes, after it was applied.
+    async fn way_back(&self) {
+        let latency = *self.shared.latency.lock();
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+    }
+
     fn blob(&self, path: &RemotePath, content: Arc<Mutex<Content>>, update: bool) -> MemoryBlob {
         let (version, len) = {
             let content = content.lock();
@@ -157,6 +168,19 @@ impl Content {
             let sector = self.sectors.entry(at / SECTOR + index as u64).or_insert([0; 512]);
             sector[..chunk.len()].copy_from_slice(chunk);
         }
+    }
+
+    fn load(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+        let mut at = range.start;
+        while at < range.end {
+            let skip = (at % SECTOR) as usize;
+            let take = (SECTOR as usize - skip).min((range.end - at) as usize);
+            let sector = self.sectors.get(&(at / SECTOR)).copied().unwrap_or([0; SECTOR as usize]);
+            bytes.extend_from_slice(&sector[skip..skip + take]);
+            at += take as u64;
+        }
+        bytes
     }
 
     fn drop_from(&mut self, range: Range<u64>) {
@@ -431,16 +455,19 @@ impl MemoryBlob {
             content.in_flight.push(range.clone());
         }
         let passed = self.store.pause(op, &self.path).await;
-        let mut content = self.content.lock();
-        content.in_flight.retain(|other| *other != range);
-        passed?;
-        if content.version == 0 {
-            return fail(ErrorKind::NotFound, op, &self.path);
-        }
-        apply(&mut content);
-        content.version = self.store.shared.next_version();
-        content.modified = SystemTime::now();
-        Ok(())
+        let applied = passed.and_then(|()| {
+            let mut content = self.content.lock();
+            if content.version == 0 {
+                return fail(ErrorKind::NotFound, op, &self.path);
+            }
+            apply(&mut content);
+            content.version = self.store.shared.next_version();
+            content.modified = SystemTime::now();
+            Ok(())
+        });
+        self.store.way_back().await;
+        self.content.lock().in_flight.retain(|other| *other != range);
+        applied
     }
 }
 
@@ -461,23 +488,19 @@ impl Blob for MemoryBlob {
         Box::pin(async move {
             self.store.shared.requests.fetch_add(1, Ordering::Relaxed);
             self.store.pause("read", &self.path).await?;
-            let mut at = range.start;
-            while at < range.end {
-                let sector = at / SECTOR;
-                let skip = (at % SECTOR) as usize;
-                let take = (SECTOR as usize - skip).min((range.end - at) as usize);
-                let bytes = {
-                    let content = self.content.lock();
-                    if content.version == 0 || (!self.update && content.version != self.version) {
-                        return fail(ErrorKind::Stale, "read", &self.path);
-                    }
-                    if range.end > content.capacity {
-                        return fail(ErrorKind::InvalidRange, "read", &self.path);
-                    }
-                    content.sectors.get(&sector).copied().unwrap_or([0; SECTOR as usize])
-                };
-                sink.put(&bytes[skip..skip + take]);
-                at += take as u64;
+            let bytes = {
+                let content = self.content.lock();
+                if content.version == 0 || (!self.update && content.version != self.version) {
+                    return fail(ErrorKind::Stale, "read", &self.path);
+                }
+                if range.end > content.capacity {
+                    return fail(ErrorKind::InvalidRange, "read", &self.path);
+                }
+                content.load(range)
+            };
+            self.store.way_back().await;
+            for piece in bytes.chunks(PIECE) {
+                sink.put(piece);
             }
             Ok(())
         })

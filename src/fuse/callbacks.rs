@@ -642,13 +642,12 @@ impl Filesystem for Callbacks {
             libc::SEEK_HOLE => true,
             _ => return refuse("lseek", fh, reply, &Error::Invalid("unknown way to seek")),
         };
-        let found = u64::try_from(offset)
-            .map_err(|_| Error::NoSuchOffset)
-            .and_then(|offset| self.vfs.seek(fh.0, offset, hole));
-        match found {
-            Ok(found) => reply.offset(found as i64),
-            Err(error) => refuse("lseek", fh, reply, &error),
-        }
+        let Ok(offset) = u64::try_from(offset) else {
+            return refuse("lseek", fh, reply, &Error::NoSuchOffset);
+        };
+        let vfs = Arc::clone(&self.vfs);
+        let call = async move { vfs.seek(fh.0, offset, hole).await };
+        self.answer("lseek", fh, reply, call, |reply, found| reply.offset(found as i64));
     }
 
     fn ioctl(
@@ -671,17 +670,20 @@ impl Filesystem for Callbacks {
         _req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
-        _offset_in: u64,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        log::trace!(target: "fuse", "copy_file_range {fh_in}");
-        reply.error(errno(&Error::Unsupported("copied by reading and writing")));
+        let vfs = Arc::clone(&self.vfs);
+        // As much as the answer can tell.
+        let len = len.min(u64::from(u32::MAX >> 1));
+        let call = async move { vfs.copy((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
+        // When this is not supported the kernel reads and writes instead.
+        self.answer("copy", fh_out, reply, call, |reply, copied| reply.written(copied as u32));
     }
 }
 

@@ -233,6 +233,7 @@ impl File {
         get: Span,
         stream: Option<StreamId>,
     ) -> GetOfFile {
+        self.note_get(state, get.start);
         for segment in get.split(BLOCK) {
             let mut overwritten = SpanSet::new();
             for (dirty, _) in state.dirty.extents(segment) {

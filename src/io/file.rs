@@ -15,17 +15,17 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::dirty::{DirtyMap, Piece, Taken, is_zero};
+use super::holes::Holes;
 use super::page_cache::ContentId;
 use super::readahead::StreamId;
 use super::span::{BLOCK, SECTOR, Span, SpanSet};
 use super::state::{Found, State, partial_sectors, read_only, zeros};
-use super::write_back::Writing;
 use crate::store::{Blob, BlobMut, Error, ErrorKind, Result};
 
 /// Zeros inside one write are told from data in units of this many bytes. Below it they are not
 /// worth a request of their own.
 const ZERO_UNIT: u64 = 128 << 10;
-/// Holes remembered of a closed file, at most, in pieces: 16 KiB of memory.
+/// Spans of holes remembered of a closed file, at most: 16 KiB of memory.
 const MAX_KEPT_HOLES: usize = 512;
 /// Blocks dropped from the cache one by one; for more than that, the file gets a new content name
 /// instead and the old bytes age out.
@@ -39,6 +39,8 @@ pub struct File {
     pub(super) ended: Notify,
     /// Held while the length is changed or published: one at a time.
     pub(super) length: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the service is asked for its extents: one at a time.
+    pub(super) asking: tokio::sync::Mutex<()>,
 }
 
 /// Why a write cannot be taken at once.
@@ -68,11 +70,14 @@ impl File {
             modified: None,
             dirty: DirtyMap::new(),
             writing: BTreeMap::new(),
+            copies: Vec::new(),
             arrived: BTreeMap::new(),
             fetches: BTreeMap::new(),
             streams: HashMap::new(),
-            holes: SpanSet::new(),
-            holes_complete: false,
+            holes: Holes::unknown(),
+            touched: None,
+            uncountable: false,
+            gets: 0,
             cut: None,
             cutting: false,
             shortened: 0,
@@ -91,6 +96,7 @@ impl File {
             state: Mutex::new(state),
             ended: Notify::new(),
             length: Arc::default(),
+            asking: tokio::sync::Mutex::default(),
         })
     }
 
@@ -98,26 +104,19 @@ impl File {
     pub fn created(shared: Arc<Shared>, writer: Arc<dyn BlobMut>) -> Arc<File> {
         let blob: Arc<dyn Blob> = Arc::clone(&writer) as Arc<dyn Blob>;
         let file = File::new(shared, ContentId::fresh(), blob, Some(writer));
-        {
-            let mut state = file.state.lock();
-            state.holes.insert(Span::between(0, u64::MAX));
-            state.holes_complete = true;
-        }
+        file.state.lock().holes = Holes::empty();
         file
     }
 
-    /// The holes of the file, if all of them are known and they are few enough to keep after closing.
-    pub fn known_holes(&self) -> Option<SpanSet> {
+    /// What is known of the holes, if it is little enough to keep after closing.
+    pub fn known_holes(&self) -> Option<Holes> {
         let state = self.state.lock();
-        let keep = state.holes_complete && state.holes.pieces() <= MAX_KEPT_HOLES;
-        keep.then(|| state.holes.clone())
+        (state.holes.pieces() <= MAX_KEPT_HOLES).then(|| state.holes.clone())
     }
 
     /// Takes over what [`known_holes`](File::known_holes) told of the same content before.
-    pub fn set_known_holes(&self, holes: SpanSet) {
-        let mut state = self.state.lock();
-        state.holes = holes;
-        state.holes_complete = true;
+    pub fn set_known_holes(&self, holes: Holes) {
+        self.state.lock().holes = holes;
     }
 
     /// Lets a file that was opened for reading be written from now on.
@@ -143,7 +142,7 @@ impl File {
             let all = Span::between(0, u64::MAX);
             self.drop_from_tickets(&mut state, all);
         }
-        self.wait_until(|state| state.writing.is_empty()).await;
+        self.wait_until(State::is_quiet).await;
     }
 
     /// Holds back all that changes the blob, once what is under way has ended, for as long as the result
@@ -153,7 +152,7 @@ impl File {
         // Made before the wait: a caller that gives up must not leave it frozen.
         let mut frozen = Frozen { file: Arc::clone(self), renamed: None, length: None };
         // A flusher makes room and cuts as well, and may need the length for it: so it comes first.
-        self.wait_until(|state| state.writing.is_empty() && !state.cutting && !state.flusher).await;
+        self.wait_until(|state| state.is_quiet() && !state.cutting && !state.flusher).await;
         frozen.length = Some(Arc::clone(&self.length).lock_owned().await);
         frozen
     }
@@ -167,7 +166,7 @@ impl File {
         }
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+    pub(super) async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -212,19 +211,6 @@ impl File {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Bytes that take storage, dirty ones included; `None` if that is not known without asking.
-    pub fn allocated(&self) -> Option<u64> {
-        let state = self.state.lock();
-        let whole = Span::between(0, state.len.next_multiple_of(SECTOR));
-        let sent = || state.holes.gaps(whole).iter().map(|data| data.len()).sum::<u64>();
-        // A dirty extent over data that was sent counts once, one over a hole too.
-        let unsent = || {
-            let data = state.dirty.extents(whole).filter(|(_, zero)| !zero);
-            data.map(|(span, _)| span.len() - overlap_with_data(&state.holes, span)).sum::<u64>()
-        };
-        state.holes_complete.then(|| sent() + unsent())
     }
 
     /// When it was last written here; `None` if it was not.
@@ -275,7 +261,7 @@ impl File {
     pub fn is_settled(&self) -> bool {
         let state = self.state.lock();
         let published = state.writer.as_ref().is_none_or(|writer| writer.len() == state.len);
-        state.dirty.is_empty() && state.writing.is_empty() && published && state.cut.is_none()
+        state.dirty.is_empty() && state.is_quiet() && published && state.cut.is_none()
     }
 
     /// Why the file has failed for good, if it has.
@@ -382,7 +368,7 @@ impl File {
     }
 
     /// Sees to it that older bytes of `span`, on their way or arrived, do not come up again.
-    fn prepare_overwrite(&self, state: &mut State, span: Span) {
+    pub(super) fn prepare_overwrite(&self, state: &mut State, span: Span) {
         for fetch in state.fetches.values_mut().filter(|fetch| fetch.span.overlaps(span)) {
             fetch.overwritten.insert(span);
         }
@@ -556,7 +542,7 @@ impl File {
         self.settle_arrived(state, |at, bytes, _| at + bytes > len);
         self.drop_cached(state, Span::between(len, old));
         let sectors = Span::between(len.next_multiple_of(SECTOR), old.next_multiple_of(SECTOR));
-        state.holes.insert(sectors);
+        state.holes.add(sectors);
         state.shortened += 1;
         state.len = len;
         state.cut = Some(state.cut.map_or(len, |cut| cut.min(len)));
@@ -579,8 +565,10 @@ impl File {
             let cut = {
                 let mut state = self.state.lock();
                 let Some(cut) = state.cut else { return Ok(()) };
-                let beyond = |writing: &Writing| writing.span.end > cut;
-                if state.cutting || state.writing.values().any(beyond) {
+                let beyond = |span: &Span| span.end > cut;
+                let mut updates = state.writing.values().map(|writing| &writing.span);
+                let waits = updates.any(beyond) || state.copies.iter().any(beyond);
+                if state.cutting || waits {
                     None
                 } else {
                     state.cutting = true;
@@ -604,11 +592,6 @@ impl File {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
-}
-
-/// Bytes of `span` that are not in `holes`.
-fn overlap_with_data(holes: &SpanSet, span: Span) -> u64 {
-    holes.gaps(span).iter().map(|data| data.len()).sum()
 }
 
 /// Busy with the cut. Dropped in the middle too, when a caller gives up: others then do it.

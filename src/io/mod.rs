@@ -6,9 +6,12 @@
 pub mod budget;
 pub mod buffer;
 pub mod coalesce;
+mod copy;
 pub mod dirty;
+mod extents;
 pub mod fetch;
 pub mod file;
+pub mod holes;
 pub mod page_cache;
 pub mod readahead;
 pub mod recovery;
@@ -20,7 +23,7 @@ mod write_back;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -73,6 +76,8 @@ pub struct Shared {
     unsettled: Mutex<HashMap<usize, Arc<File>>>,
     /// Wakes the sweeper when `unsettled` is not empty any more.
     sweep: tokio::sync::Notify,
+    /// The service has refused to copy, and the log says so.
+    copies_refused: AtomicBool,
 }
 
 impl Shared {
@@ -101,6 +106,7 @@ impl Shared {
             max_update,
             unsettled: Mutex::new(HashMap::new()),
             sweep: tokio::sync::Notify::new(),
+            copies_refused: AtomicBool::new(false),
         });
         if max_update > 0 {
             shared.runtime.spawn(write_back::sweep(Arc::downgrade(&shared)));

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `dirty` | written here, not yet sent |
 //! | `writing` | being sent; unchangeable. Written again, it is in `dirty` too and waits its turn |
+//! | (`copies`) | being copied inside the service; what is found of it elsewhere is the older content |
 //! | `arrived` | fetched ahead of a stream and not yet read; cannot be evicted |
 //! | page cache | clean, of this content alone |
-//! | `holes` | the service is known to hold zeros there |
+//! | `holes` | whether the service is known to hold zeros there |
 //! | `fetches` | on its way |
 //!
 //! Nothing here waits, sends or fetches: it is what [`super::file::File`] guards with its lock.
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use super::coalesce::Action;
 use super::dirty::{DirtyMap, Piece};
 use super::fetch::{Ahead, Fetch};
+use super::holes::Holes;
 use super::page_cache::{ContentId, PageCache};
 use super::readahead::StreamId;
 use super::span::{BLOCK, PAGE, SECTOR, Span, SpanSet};
@@ -28,8 +30,6 @@ use crate::store::{Blob, BlobMut, Error, ErrorKind, Result};
 
 /// Zeros to answer reads of holes from; a read is at most one block, longer ones are put together.
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
-/// Known holes kept, at most, in pieces; beyond it they are forgotten and cost requests again.
-const MAX_HOLES: usize = 64 << 10;
 
 /// `len` zero bytes, at most a block.
 pub(super) fn zeros(len: u64) -> Bytes {
@@ -46,12 +46,18 @@ pub(super) struct State {
     pub(super) modified: Option<SystemTime>,
     pub(super) dirty: DirtyMap,
     pub(super) writing: BTreeMap<u64, Writing>,
+    /// What the service is copying here.
+    pub(super) copies: Vec<Span>,
     pub(super) arrived: BTreeMap<u64, (Bytes, StreamId)>,
     pub(super) fetches: BTreeMap<u64, Fetch>,
     pub(super) streams: HashMap<StreamId, Ahead>,
-    pub(super) holes: SpanSet,
-    /// Whatever is not in `holes` holds data.
-    pub(super) holes_complete: bool,
+    pub(super) holes: Holes,
+    /// What was sent while the service is being asked for its extents: of that the answer says nothing.
+    pub(super) touched: Option<SpanSet>,
+    /// It is in too many pieces for what it holds to be counted.
+    pub(super) uncountable: bool,
+    /// GETs so far, as far as it matters whether holes are worth asking for.
+    pub(super) gets: u32,
     /// The service's blob must be cut to this length before anything beyond is sent.
     pub(super) cut: Option<u64>,
     /// Someone is busy with `cut`.
@@ -128,11 +134,12 @@ impl State {
             return Found::Clean(bytes);
         }
         let mut border = at - at % BLOCK + BLOCK;
-        if let Some(hole) = self.holes.find(at) {
+        let holes = self.holes.zero();
+        if let Some(hole) = holes.find(at) {
             // Cached bytes inside a hole are zeros too, so the hole may run over them.
             return Found::Zero(hole.end.min(end) - at);
         }
-        if let Some(hole) = self.holes.next_start(at) {
+        if let Some(hole) = holes.next_start(at) {
             border = border.min(hole);
         }
         if let Some(writer) = &self.writer {
@@ -149,7 +156,9 @@ impl State {
     /// What to fetch for `missing`: whole pages, as far as the service has any.
     pub(super) fn pages(&self, missing: Span) -> Span {
         let capacity = self.writer.as_ref().map_or(u64::MAX, |writer| writer.capacity());
-        missing.align_out(PAGE).intersect(Span::between(0, self.len.min(capacity)))
+        // The service may be cut at any time, whatever has been written beyond since.
+        let there = self.len.min(capacity).min(self.cut.unwrap_or(u64::MAX));
+        missing.align_out(PAGE).intersect(Span::between(0, there))
     }
 
     /// The parts of `span` that are not in memory, in order, neighbours put together.
@@ -203,13 +212,21 @@ impl State {
         if len > self.len {
             let sectors =
                 Span::between(self.len.next_multiple_of(SECTOR), len.next_multiple_of(SECTOR));
-            self.holes.insert(sectors);
+            self.holes.add(sectors);
             self.len = len;
-            if self.holes.pieces() > MAX_HOLES {
-                self.holes.clear();
-                self.holes_complete = false;
-            }
         }
+    }
+
+    /// Whether an update that overlaps `span` is in flight.
+    pub(super) fn is_in_flight(&self, span: Span) -> bool {
+        let before = self.writing.range(..span.end).next_back();
+        before.is_some_and(|(_, writing)| writing.span.end > span.start)
+            || self.copies.iter().any(|copy| copy.overlaps(span))
+    }
+
+    /// Whether no update is in flight.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.writing.is_empty() && self.copies.is_empty()
     }
 
     /// Errors unless the file may be written.

@@ -11,7 +11,9 @@ use super::page_cache::ContentId;
 use super::span::{BLOCK, Span};
 use super::{Config, Shared};
 use crate::store::memory::MemoryStore;
-use crate::store::{Access, BlobMut, Opened, RemotePath, Replace, Store, read_all};
+use crate::store::{
+    Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, all_extents, read_all,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -81,6 +83,15 @@ enum Op {
     TruncateBehind(u64),
     /// Fetches while other operations go on.
     ReadBehind(u64, u64),
+    /// From another blob, or from elsewhere in this one, as far as the two ranges do not overlap.
+    Copy {
+        own: bool,
+        from: u64,
+        at: u64,
+        len: u64,
+    },
+    Zero(u64, u64, bool),
+    Seek(u64, bool),
     Flush(bool),
     FlushBehind,
     Reopen,
@@ -103,10 +114,45 @@ fn op() -> impl Strategy<Value = Op> {
         2 => offset().prop_map(Op::Truncate),
         2 => offset().prop_map(Op::TruncateBehind),
         2 => (offset(), length()).prop_map(|(at, len)| Op::ReadBehind(at, len)),
+        2 => (any::<bool>(), offset(), offset(), length(), any::<bool>()).prop_map(
+            |(own, from, at, len, aligned)| {
+                let align = |at: u64| if aligned { at - at % 512 } else { at };
+                Op::Copy { own, from: align(from), at: align(at), len }
+            }
+        ),
+        1 => (offset(), length(), any::<bool>()).prop_map(|(at, len, grow)| Op::Zero(at, len, grow)),
+        2 => (offset(), any::<bool>()).prop_map(|(at, hole)| Op::Seek(at, hole)),
         1 => any::<bool>().prop_map(Op::Flush),
         2 => Just(Op::FlushBehind),
         1 => Just(Op::Reopen),
     ]
+}
+
+/// A blob to copy from: data, holes between, and a length in the middle of a sector.
+async fn other(store: &MemoryStore, shared: &Arc<Shared>) -> (Arc<File>, Vec<u8>) {
+    let mut bytes = pattern(5 * MIB + 777, 11);
+    bytes[1024..8192].fill(0);
+    bytes[(2 * MIB) as usize..(4 * MIB) as usize].fill(0);
+    store.put("other", &bytes);
+    let path = RemotePath::new("other").unwrap();
+    let Opened::Read(blob) = store.open(&path, Access::Read).await.unwrap() else { panic!() };
+    (File::new(Arc::clone(shared), ContentId::fresh(), blob, None), bytes)
+}
+
+/// Copies as the kernel does: again after a part, and by reading and writing if it must.
+async fn copy(file: &Arc<File>, at: u64, source: &Arc<File>, from: u64, len: u64) {
+    let mut done = 0;
+    while done < len {
+        done += match file.copy_from(at + done, source, from + done, len - done).await {
+            Ok(copied) => copied,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                let bytes = source.read(Span::at(from + done, len - done)).await.unwrap();
+                file.write(at + done, &bytes).await.unwrap();
+                bytes.len() as u64
+            }
+        };
+    }
 }
 
 async fn check(ops: Vec<Op>, initial: u64) {
@@ -115,9 +161,50 @@ async fn check(ops: Vec<Op>, initial: u64) {
     store.put("file", &model);
     store.set_latency(Duration::from_micros(300));
     let (mut shared, mut file) = open(&store, Access::Update).await;
+    let (other, other_bytes) = other(&store, &shared).await;
     let mut behind = Vec::new();
     for op in ops {
         match op {
+            Op::Copy { own, from, at, len } => {
+                let source = if own { &file } else { &other };
+                let len = len.min(source.len().saturating_sub(from));
+                if own && from < at + len && at < from + len {
+                    continue;
+                }
+                copy(&file, at, source, from, len).await;
+                let bytes = if own { model.clone() } else { other_bytes.clone() };
+                let end = (at + len) as usize;
+                if len > 0 && model.len() < end {
+                    model.resize(end, 0);
+                }
+                if len > 0 {
+                    model[at as usize..end]
+                        .copy_from_slice(&bytes[from as usize..(from + len) as usize]);
+                }
+            }
+            Op::Zero(at, len, grow) => {
+                file.zero(Span::at(at, len), grow).await.unwrap();
+                let end = (at + len) as usize;
+                if grow && model.len() < end {
+                    model.resize(end, 0);
+                }
+                let end = end.min(model.len());
+                model[end.min(at as usize)..end].fill(0);
+            }
+            Op::Seek(at, hole) if at < model.len() as u64 => {
+                let found = file.seek(at, hole).await.unwrap();
+                let rest = &model[at as usize..];
+                match found {
+                    None => assert!(!hole && rest.iter().all(|byte| *byte == 0)),
+                    Some(found) if hole => {
+                        assert!(found == model.len() as u64 || model[found as usize] == 0);
+                    }
+                    Some(found) => {
+                        assert!(rest[..(found - at) as usize].iter().all(|byte| *byte == 0));
+                    }
+                }
+            }
+            Op::Seek(..) => {}
             Op::Write(at, len, seed) => {
                 let data =
                     if seed == 0 { vec![0; len as usize] } else { pattern(len, seed.into()) };
@@ -260,6 +347,79 @@ fn zeros_over_nothing_are_never_sent() {
         file.flush(true).await.unwrap();
         assert_eq!(store.requests(), 0);
         assert_eq!(remote(&store).await, vec![0; 20 * MIB as usize]);
+    });
+}
+
+#[test]
+fn a_copy_moves_no_bytes_and_keeps_holes() {
+    run(async {
+        let store = MemoryStore::new();
+        let (shared, file, writer) = create(&store).await;
+        let (source, bytes) = other(&store, &shared).await;
+        file.write(3 * MIB, &pattern(4096, 9)).await.unwrap();
+        file.write(0, &pattern(100, 9)).await.unwrap();
+        copy(&file, 0, &source, 0, source.len()).await;
+        assert_eq!(file.len(), source.len());
+        // Seeks see the copy before it is flushed, which learns nothing by asking.
+        assert_eq!(file.seek(0, true).await.unwrap(), Some(1024));
+        assert_eq!(file.seek(MIB, true).await.unwrap(), Some(2 * MIB));
+        assert_eq!(file.seek(2 * MIB, false).await.unwrap(), Some(4 * MIB));
+        file.flush(true).await.unwrap();
+        assert!(remote(&store).await == bytes);
+        assert!(shared.cache.weight() < 2048, "only the last, partial sector was ever here");
+        let data = all_extents(&*writer, 0..writer.len()).await.unwrap();
+        assert_eq!(data, [0..1024, 8192..2 * MIB, 4 * MIB..5 * MIB + 777]);
+        assert_eq!(file.allocated(), Some(3 * MIB - 7168 + 1024));
+    });
+}
+
+#[test]
+fn a_fragmented_blob_is_looked_at_piece_by_piece() {
+    run(async {
+        let store = MemoryStore::new();
+        let mut bytes = vec![0; 2 * MIB as usize];
+        for at in (0..bytes.len()).step_by(64 << 10) {
+            bytes[at] = 1;
+        }
+        store.put("file", &bytes);
+        let (_, file) = open(&store, Access::Read).await;
+        assert_eq!(file.allocated(), None);
+        for at in (0..2 * MIB).step_by(64 << 10) {
+            assert_eq!(file.seek(at, true).await.unwrap(), Some(at + 512));
+            assert_eq!(file.seek(at, false).await.unwrap(), Some(at));
+        }
+        assert_eq!(file.seek(2 * MIB - 5, false).await.unwrap(), None);
+        file.count_allocated().await.unwrap();
+        assert_eq!(file.allocated(), Some(32 * 512));
+    });
+}
+
+#[test]
+fn reading_holes_costs_nothing_once_they_are_known() {
+    run(async {
+        let store = MemoryStore::new();
+        let mut bytes = vec![0; 64 * MIB as usize];
+        bytes[..4096].fill(1);
+        store.put("file", &bytes);
+        let (_, file) = open(&store, Access::Read).await;
+        let reader = file.reader();
+        let read = async |at: u64| {
+            let span = Span::at(at, 4096);
+            match file.read_at(&reader, span) {
+                Some(_) => {}
+                None => drop(file.read_missing(&reader, span).await.unwrap()),
+            }
+        };
+        for at in [0, 20, 40] {
+            read(at * MIB).await;
+        }
+        // What was learnt in the background is there as soon as somebody asks.
+        assert_eq!(file.seek(MIB, false).await.unwrap(), None);
+        let before = store.requests();
+        for at in 1..64 {
+            read(at * MIB + 8192).await;
+        }
+        assert_eq!(store.requests(), before);
     });
 }
 

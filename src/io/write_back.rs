@@ -129,6 +129,26 @@ impl File {
     ///
     /// Errors: the first one met. What was not sent stays dirty, unless the file has failed for good.
     pub async fn flush(self: &Arc<Self>, last: bool) -> Result<()> {
+        self.send_dirty().await?;
+        if self.is_read_only_or_orphan() {
+            return Ok(());
+        }
+        let published = self.publish_len(last).await;
+        if let Err(error) = &published {
+            self.lock().note_gone(error);
+        }
+        published
+    }
+
+    /// Whether there is nothing to be sent, nor ever will be.
+    fn is_read_only_or_orphan(&self) -> bool {
+        let state = self.lock();
+        state.writer.is_none() || state.orphan
+    }
+
+    /// Sends everything that is dirty now and returns when the service has confirmed it. The service may not
+    /// know the length yet.
+    pub(super) async fn send_dirty(self: &Arc<Self>) -> Result<()> {
         let told = {
             let mut state = self.lock();
             if state.writer.is_none() || state.orphan {
@@ -137,21 +157,11 @@ impl File {
             state.check_writable()?;
             self.add_ticket(&mut state)
         };
-        if let Some(told) = told {
-            told.await.unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Other,
-                    "flush",
-                    "",
-                    "the flusher ended without an answer",
-                ))
-            })?;
-        }
-        let published = self.publish_len(last).await;
-        if let Err(error) = &published {
-            self.lock().note_gone(error);
-        }
-        published
+        let Some(told) = told else { return Ok(()) };
+        told.await.unwrap_or_else(|_| {
+            let why = "the flusher ended without an answer";
+            Err(Error::new(ErrorKind::Other, "flush", "", why))
+        })
     }
 
     /// Does what a close could not do; if it still cannot, the sweeper calls again.
@@ -360,7 +370,7 @@ impl File {
         let cache = &self.shared.cache;
         if clear {
             // Of what was cut off meanwhile, too, the service has zeros or nothing.
-            state.holes.insert(writing.span);
+            state.holes.add(writing.span);
             self.forget_clean(state, writing.span);
         } else {
             for piece in &writing.pieces {
@@ -385,7 +395,7 @@ impl File {
     }
 
     /// An update, or what had to be done before one, failed: tells those who wait for it.
-    fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
+    pub(super) fn refuse(self: &Arc<Self>, state: &mut State, span: Span, error: &Error) {
         if error.outcome() == Outcome::Unknown || error.kind() == ErrorKind::Fenced {
             let why = match error.kind() {
                 ErrorKind::Fenced => "somebody else writes it",
@@ -444,7 +454,7 @@ impl File {
                 Some(actions) => state.actions.extend(actions),
                 None if blocked || !state.tickets.is_empty() => {
                     debug_assert!(
-                        !state.writing.is_empty() || state.cutting,
+                        !state.is_quiet() || state.cutting,
                         "a flusher waits for something"
                     );
                     return Step::Wait;
@@ -458,7 +468,7 @@ impl File {
     fn pick(&self, state: &mut State) -> Option<Vec<Action>> {
         while let Some(window) = state.ready.pop_front() {
             let window = Span::at(window, MAX_PUT);
-            if state.dirty.covers(window) && !self.is_in_flight(state, window) {
+            if state.dirty.covers(window) && !state.is_in_flight(window) {
                 return Some(self.plan(state, window));
             }
         }
@@ -475,7 +485,7 @@ impl File {
                 let actions: Vec<Action> = self
                     .plan(state, window)
                     .into_iter()
-                    .filter(|action| !self.is_in_flight(state, action.span()))
+                    .filter(|action| !state.is_in_flight(action.span()))
                     .collect();
                 if !actions.is_empty() {
                     return Some(actions);
@@ -493,12 +503,13 @@ impl File {
             .dirty
             .extents(window)
             .map(|(span, zero)| (if zero { span } else { span.intersect(window) }, zero));
-        coalesce::plan(extents, &state.holes, self.shared.max_update.min(MAX_PUT))
+        coalesce::plan(extents, state.holes.zero(), self.shared.max_update.min(MAX_PUT))
     }
 
-    fn is_in_flight(&self, state: &State, span: Span) -> bool {
-        let before = state.writing.range(..span.end).next_back();
-        before.is_some_and(|(_, writing)| writing.span.end > span.start)
+    /// The capacity to reserve when updates up to `end` do not fit into `capacity`.
+    pub(super) fn room_for(&self, capacity: u64, end: u64) -> u64 {
+        let room = (capacity * RESERVE_FACTOR).max(FIRST_RESERVE).max(end);
+        room.min(self.shared.max_len)
     }
 
     /// Starts an action if it still fits what is dirty. `None`: it was dropped, or must wait (`blocked`).
@@ -510,7 +521,7 @@ impl File {
         blocked: &mut bool,
     ) -> Option<Step> {
         let span = action.span();
-        if self.is_in_flight(state, span) {
+        if state.is_in_flight(span) {
             *blocked = true;
             return None;
         }
@@ -547,8 +558,7 @@ impl File {
             if wanted && len.next_multiple_of(SECTOR) >= span.end {
                 return Some(Step::Publish);
             }
-            let room = (capacity * RESERVE_FACTOR).max(FIRST_RESERVE).max(span.end);
-            return Some(Step::Reserve(room.min(self.shared.max_len)));
+            return Some(Step::Reserve(self.room_for(capacity, span.end)));
         }
         let before = state.dirty.charged();
         let pieces = state.dirty.take(span);
@@ -556,9 +566,12 @@ impl File {
         let charge = before.saturating_sub(state.dirty.charged());
         self.shared.budget.adjust(before, state.dirty.charged() + charge);
         let body = put.then(|| {
-            state.holes.remove(span);
+            state.holes.fill(span);
             pieces.iter().flat_map(body_of).collect()
         });
+        if let Some(touched) = &mut state.touched {
+            touched.insert(span);
+        }
         for ticket in &mut state.tickets {
             ticket.note_sent(span);
         }

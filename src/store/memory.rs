@@ -13,9 +13,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Access, Blob, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListEntry,
-    ListPage, Moved, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink, Stat, Store,
-    Version, WriteModel,
+    Access, Blob, BlobMut, BoxFuture, Capabilities, CopySource, Cursor, Error, ErrorKind, Extents,
+    Kind, ListEntry, ListPage, Moved, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink,
+    Stat, Store, Version, WriteModel,
 };
 
 /// Unit of storage, in bytes: a sector, so that clearing one gives it back.
@@ -26,6 +26,8 @@ const MAX_UPDATE: u64 = 4 << 20;
 const MAX_LEN: u64 = 8 << 40;
 /// Reads give pieces of this many bytes: an odd number, so that callers put them together.
 const PIECE: usize = 3001;
+/// Extents in one answer: so few that asking on is needed.
+const MOST_EXTENTS: usize = 3;
 /// Entries of one listing page: small, so that tests meet page borders.
 const LIST_PAGE: usize = 3;
 
@@ -81,7 +83,8 @@ impl MemoryStore {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
-    /// Replaces the content of a blob as somebody else would, giving it a new version.
+    /// Replaces the content of a blob as somebody else would, giving it a new version. Sectors of zeros are
+    /// holes.
     pub fn put(&self, path: &str, bytes: &[u8]) {
         let content = Content {
             len: bytes.len() as u64,
@@ -103,7 +106,9 @@ impl MemoryStore {
                 new
             }
         };
-        content.lock().store(0, bytes);
+        let mut content = content.lock();
+        content.store(0, bytes);
+        content.sectors.retain(|_, sector| sector.iter().any(|byte| *byte != 0));
     }
 
     /// Takes the time of a call; fails if calls are to fail.
@@ -429,6 +434,12 @@ struct MemoryBlob {
     gate: Arc<tokio::sync::RwLock<()>>,
 }
 
+/// What copies are made from: a version, or the newest if it is updated here.
+struct MemorySource {
+    content: Arc<Mutex<Content>>,
+    version: Option<u64>,
+}
+
 impl MemoryBlob {
     /// Applies an update to `range` after the store's latency, refusing what the contract forbids.
     async fn update(
@@ -506,10 +517,17 @@ impl Blob for MemoryBlob {
         })
     }
 
-    fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>> {
+    fn copy_source(&self) -> BoxFuture<'_, Result<Option<CopySource>>> {
+        let version = (!self.update).then_some(self.version);
+        let source = MemorySource { content: Arc::clone(&self.content), version };
+        Box::pin(async { Ok(Some(CopySource(Arc::new(source)))) })
+    }
+
+    fn extents(&self, range: Range<u64>) -> BoxFuture<'_, Result<Extents>> {
         Box::pin(async move {
-            self.store.pause("allocated", &self.path).await?;
+            self.store.pause("extents", &self.path).await?;
             let content = self.content.lock();
+            let mut more = false;
             let mut extents: Vec<Range<u64>> = Vec::new();
             for &sector in content
                 .sectors
@@ -517,15 +535,21 @@ impl Blob for MemoryBlob {
                 .map(|(at, _)| at)
             {
                 let (start, end) = (sector * SECTOR, (sector + 1) * SECTOR);
+                let full = extents.len() == MOST_EXTENTS;
                 match extents.last_mut() {
                     Some(last) if last.end == start => last.end = end,
+                    _ if full => {
+                        more = true;
+                        break;
+                    }
                     _ => extents.push(start..end),
                 }
             }
             for extent in &mut extents {
                 *extent = extent.start.max(range.start)..extent.end.min(range.end);
             }
-            Ok(extents)
+            let end = extents.last().filter(|_| more).map_or(range.end, |last| last.end);
+            Ok(Extents { data: extents, end })
         })
     }
 }
@@ -545,6 +569,28 @@ impl BlobMut for MemoryBlob {
                 content.store(at, &pieces.concat());
             })
             .await
+        })
+    }
+
+    fn copy_from<'a>(
+        &'a self,
+        at: u64,
+        source: &'a CopySource,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let Some(source) = source.0.downcast_ref::<MemorySource>() else {
+                return fail(ErrorKind::Unsupported, "copy_from", &self.path);
+            };
+            let bytes = {
+                let content = source.content.lock();
+                if source.version.is_some_and(|version| version != content.version) {
+                    return fail(ErrorKind::Unsupported, "copy_from", &self.path);
+                }
+                content.load(range.clone())
+            };
+            let target = at..at + (range.end - range.start);
+            self.update("copy_from", target, |content| content.store(at, &bytes)).await
         })
     }
 

@@ -12,6 +12,7 @@ mod error;
 pub mod memory;
 mod path;
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::future::Future;
@@ -181,6 +182,16 @@ pub trait Store: Send + Sync + Debug {
         cursor: Option<Cursor>,
     ) -> BoxFuture<'a, Result<ListPage>>;
 
+    /// Bytes that take storage of the blob that `stat` describes, in that version. `None` where that is too
+    /// much to ask for: the blob changed, or is in too many pieces.
+    fn allocated<'a>(
+        &'a self,
+        _path: &'a RemotePath,
+        stat: &'a Stat,
+    ) -> BoxFuture<'a, Result<Option<u64>>> {
+        Box::pin(async move { Ok(stat.allocated) })
+    }
+
     /// Opens an existing blob in its current version, which the service was asked for now.
     ///
     /// Errors: as [`stat`](Store::stat); `ReadOnly` if it cannot be updated; `IsDirectory`.
@@ -225,6 +236,41 @@ pub trait Store: Send + Sync + Debug {
     }
 }
 
+/// Where a part of a blob holds data.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extents {
+    /// What holds data, sorted and disjoint; everything else up to `end` reads as zeros.
+    pub data: Vec<Range<u64>>,
+    /// Where the answer ends; what follows was not looked at.
+    pub end: u64,
+}
+
+impl Extents {
+    /// All of `range` holds data.
+    pub fn all(range: Range<u64>) -> Extents {
+        let end = range.end;
+        Extents { data: if range.is_empty() { Vec::new() } else { vec![range] }, end }
+    }
+}
+
+/// All extents of a range, however many: for tests, and ranges that are known to be small.
+pub async fn all_extents(blob: &dyn Blob, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+    let mut all: Vec<Range<u64>> = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let answer = blob.extents(at..range.end).await?;
+        debug_assert!(answer.end > at, "an answer reaches somewhere");
+        at = answer.end;
+        for part in answer.data {
+            match all.last_mut() {
+                Some(last) if last.end == part.start => last.end = part.end,
+                _ => all.push(part),
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Takes the bytes of a read, in order.
 pub trait Sink: Send {
     /// The next bytes. Pieces are consecutive, never empty, and come from any buffer size.
@@ -256,8 +302,25 @@ pub trait Blob: Send + Sync + Debug {
     /// Errors: `Stale` if the pinned version is gone; never bytes of two versions.
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>>;
 
-    /// The parts of `range` that hold data, sorted and disjoint; everything else reads as zeros.
-    fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>>;
+    /// Where `range` holds data, from its start on as far as one answer of the service reaches: at least
+    /// one byte unless `range` is empty, so that asking on ends. Memory is bounded by the answer.
+    fn extents(&self, range: Range<u64>) -> BoxFuture<'_, Result<Extents>>;
+
+    /// This version as the source of [`BlobMut::copy_from`]; `None` if its service cannot copy from it.
+    fn copy_source(&self) -> BoxFuture<'_, Result<Option<CopySource>>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// A blob that the service is to copy from. Opaque: only blobs of the same store know what is in it.
+#[derive(Clone)]
+pub struct CopySource(pub Arc<dyn Any + Send + Sync>);
+
+/// Shows nothing of it: it may hold what gives access.
+impl std::fmt::Debug for CopySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CopySource")
+    }
 }
 
 /// In-place update by one writer.
@@ -281,6 +344,24 @@ pub trait BlobMut: Blob {
 
     /// Makes an aligned range inside the capacity read as zeros and gives its storage back.
     fn clear(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>>;
+
+    /// Writes the bytes of `range` of `source` from `at` on, without their passing through this host. Start
+    /// and length, of both ranges, are aligned as for [`write_at`](BlobMut::write_at), and bounded so. The
+    /// service reads them at some time during the call.
+    ///
+    /// Errors: `Unsupported`, with nothing written, if this source can only be read: it was changed, or the
+    /// service refuses to.
+    fn copy_from<'a>(
+        &'a self,
+        _at: u64,
+        _source: &'a CopySource,
+        _range: Range<u64>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async {
+            Err(Error::new(ErrorKind::Unsupported, "copy", "", "this store does not copy")
+                .with_outcome(Outcome::NotApplied))
+        })
+    }
 
     /// Makes room up to `capacity` (rounded up to the alignment; never shrinks) without
     /// changing the length that others see.

@@ -1,12 +1,15 @@
 //! Attributes, and the calls that read or change them.
 
 use std::ffi::OsStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::handle::{OpenFlags, SetAttr};
 use super::inode::Inode;
 use super::{Error, ROOT, Result, Vfs, XATTR_PREFIX};
-use crate::store::{Kind, Stat};
+use crate::store::{Kind, RemotePath, Stat};
+
+/// How long a call for attributes waits to learn what takes storage; they are shown without it then.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an inode is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +50,7 @@ impl Vfs {
             || inode.is_detached()
             || inode.writable_file().is_some()
             || inode.age() <= self.config.attr_timeout;
-        known.then(|| self.attr(&inode))
+        (known && !inode.is_uncounted()).then(|| self.attr(&inode))
     }
 
     /// Attributes of an inode.
@@ -56,9 +59,37 @@ impl Vfs {
         if let Some(attr) = self.getattr_now(ino) {
             return Ok(attr);
         }
-        let stat = self.store.stat(&inode.path()).await?;
-        self.inodes.refresh(&inode, stat)?;
+        let path = inode.path();
+        if inode.writable_file().is_none() && inode.age() > self.config.attr_timeout {
+            let stat = self.store.stat(&path).await?;
+            self.inodes.refresh(&inode, stat)?;
+        }
+        self.count(&path, &inode).await;
         Ok(self.attr(&inode))
+    }
+
+    /// Learns what takes storage of a file, by asking the service once for a version.
+    ///
+    /// Only whoever asks for one file pays for that: a listing takes a blob's holes for data instead of
+    /// sending a request for each name.
+    pub(super) async fn count(&self, path: &RemotePath, inode: &Inode) {
+        if !inode.is_uncounted() {
+            return;
+        }
+        let counted = match inode.writable_file() {
+            Some(file) => tokio::time::timeout(PATIENCE, file.count_allocated()).await,
+            None => {
+                let stat = inode.look(|stat, _| stat.clone());
+                let found = tokio::time::timeout(PATIENCE, self.store.allocated(path, &stat)).await;
+                found.map(|found| found.map(|found| inode.note_allocated(&stat, found)))
+            }
+        };
+        let why = match counted {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the service takes long to tell".to_owned(),
+        };
+        log::debug!(target: "vfs", "{path}: shown as if it had no holes: {why}");
     }
 
     /// Changes attributes: the length; times are the service's own and are taken without effect.

@@ -199,14 +199,28 @@ impl Vfs {
         Ok(())
     }
 
-    /// Where data (or, if `hole`, the end of it) is found from `offset` on. Every byte of a file counts
-    /// as data.
-    pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
-        let len = self.handle(handle)?.file.len();
-        if offset >= len {
+    /// Where data (or, if `hole`, a hole or the end) is found from `offset` on.
+    pub async fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
+        let file = Arc::clone(&self.handle(handle)?.file);
+        if offset >= file.len() {
             return Err(Error::NoSuchOffset);
         }
-        Ok(if hole { len } else { offset })
+        file.seek(offset, hole).await?.ok_or(Error::NoSuchOffset)
+    }
+
+    /// Copies between two open files inside the service. Gives how many bytes, which may be fewer than asked
+    /// for.
+    ///
+    /// Errors: `Unsupported` from the store if they must be read and written instead.
+    pub async fn copy(
+        &self,
+        (source, from): (u64, u64),
+        (target, at): (u64, u64),
+        len: u64,
+    ) -> Result<u64> {
+        let (source, target) = (self.handle(source)?, self.handle(target)?);
+        target.check_writable()?;
+        Ok(target.file.copy_from(at, &source.file, from, len).await?)
     }
 
     /// A descriptor is being closed: returns when the service has confirmed all that was written.

@@ -13,9 +13,12 @@ use parking_lot::Mutex;
 
 use super::{Error, ROOT, Result};
 use crate::io::file::File;
+use crate::io::holes::Holes;
 use crate::io::page_cache::ContentId;
-use crate::io::span::SpanSet;
 use crate::store::{Blob, Kind, RemotePath, Stat};
+
+/// A blob shorter than this is shown as if it had no holes, in bytes: not worth a request.
+const LEAST_COUNTED: u64 = 1 << 20;
 
 /// A file that was closed: what its cached bytes are worth is told by whether a version found later
 /// continues it.
@@ -23,7 +26,7 @@ use crate::store::{Blob, Kind, RemotePath, Stat};
 pub(super) struct Closed {
     pub(super) content: ContentId,
     pub(super) blob: Arc<dyn Blob>,
-    pub(super) holes: Option<SpanSet>,
+    pub(super) holes: Option<Holes>,
 }
 
 /// A numbered name.
@@ -99,6 +102,29 @@ impl Inode {
         state.file.as_ref().filter(|file| file.is_writable()).map(Arc::clone)
     }
 
+    /// Whether what it holds is worth asking for and not known.
+    pub(super) fn is_uncounted(&self) -> bool {
+        let state = self.state.lock();
+        match state.file.as_ref().filter(|file| file.is_writable()) {
+            Some(file) => file.len() >= LEAST_COUNTED && file.allocated().is_none(),
+            None => {
+                state.stat.kind == Kind::File
+                    && state.stat.len >= LEAST_COUNTED
+                    && state.stat.allocated.is_none()
+                    && !state.detached
+            }
+        }
+    }
+
+    /// The service has told what takes storage of the version that `stat` describes; `None` is too much
+    /// to count.
+    pub(super) fn note_allocated(&self, stat: &Stat, allocated: Option<u64>) {
+        let mut state = self.state.lock();
+        if state.stat.version == stat.version {
+            state.stat.allocated = allocated.or(Some(stat.len));
+        }
+    }
+
     /// Why its blob cannot be written.
     pub(super) fn read_only(&self) -> Option<&'static str> {
         self.state.lock().stat.read_only
@@ -131,7 +157,8 @@ impl Inode {
             let same = state.closed.as_ref().is_some_and(|closed| {
                 stat.version.as_ref().is_some_and(|found| closed.blob.continues(found))
             });
-            // Nobody has written since we did, so what we know of its holes holds.
+            let same = same || stat.version.is_some() && stat.version == state.stat.version;
+            // Nobody has written since, so what we know of its holes holds.
             let allocated = stat.allocated.or(state.stat.allocated.filter(|_| same));
             state.stat = Stat { allocated, ..stat };
         }

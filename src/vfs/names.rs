@@ -27,7 +27,9 @@ impl Vfs {
             return Ok(self.attr(&self.inodes.remember(&path, stat)));
         }
         let stat = self.store.stat(&path).await?;
-        Ok(self.attr(&self.inodes.remember(&path, stat)))
+        let inode = self.inodes.remember(&path, stat);
+        self.count(&path, &inode).await;
+        Ok(self.attr(&inode))
     }
 
     /// The kernel forgot an inode `count` times.

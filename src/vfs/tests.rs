@@ -338,9 +338,9 @@ fn all_of_a_file_counts_as_data() {
         let tree = Tree::new();
         tree.store.put("a", &pattern(700, 5));
         let handle = tree.reader("a").await;
-        assert_eq!(tree.vfs.seek(handle, 5, false).unwrap(), 5);
-        assert_eq!(tree.vfs.seek(handle, 5, true).unwrap(), 700);
-        assert!(matches!(tree.vfs.seek(handle, 700, true), Err(Error::NoSuchOffset)));
+        assert_eq!(tree.vfs.seek(handle, 5, false).await.unwrap(), 5);
+        assert_eq!(tree.vfs.seek(handle, 5, true).await.unwrap(), 700);
+        assert!(matches!(tree.vfs.seek(handle, 700, true).await, Err(Error::NoSuchOffset)));
         tree.close(handle).await.unwrap();
     });
 }

@@ -81,8 +81,13 @@ impl SharedKey {
         })
     }
 
+    /// The account that it is the key of.
+    pub(super) fn account(&self) -> &str {
+        &self.account
+    }
+
     /// The base64 of the MAC of `text`.
-    fn sign(&self, text: &[u8]) -> String {
+    pub(super) fn sign(&self, text: &[u8]) -> String {
         let mut mac = self.mac.clone();
         mac.update(text);
         STANDARD.encode(mac.finalize().into_bytes())

@@ -13,6 +13,8 @@ use percent_encoding::utf8_percent_encode;
 use url::Url;
 
 use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
+use super::auth::SharedKey;
+use super::copy_source::Source;
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
 use crate::store::{Error, ErrorKind, Outcome, Result, Retry, Sink};
@@ -28,6 +30,7 @@ const X_MS_COPY_STATUS: HeaderName = HeaderName::from_static("x-ms-copy-status")
 const X_MS_PAGE_WRITE: HeaderName = HeaderName::from_static("x-ms-page-write");
 const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
 const X_MS_SOURCE_IF_MATCH: HeaderName = HeaderName::from_static("x-ms-source-if-match");
+const X_MS_SOURCE_RANGE: HeaderName = HeaderName::from_static("x-ms-source-range");
 
 /// What to list.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,8 @@ pub(super) struct Rest {
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
     pub(super) timeout: Duration,
+    /// The account's key, with which the service is let at sources of copies.
+    pub(super) key: Option<SharedKey>,
 }
 
 /// A query to append, shown by nobody.
@@ -69,6 +74,11 @@ impl std::fmt::Debug for Sas {
 }
 
 impl Rest {
+    /// How the service may read a blob of ours as the source of a copy.
+    pub(super) fn authorize_source(&self, at: &Address, etag: Option<&str>) -> Option<Source> {
+        Source::new(at, etag, self.key.as_ref())
+    }
+
     /// Operations through `http` at `endpoint`.
     pub(super) fn new(
         http: Client,
@@ -82,6 +92,7 @@ impl Rest {
             sas: Sas(sas),
             attempts: u32::MAX,
             timeout,
+            key: None,
         }
     }
 
@@ -259,6 +270,25 @@ impl Rest {
         request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         request.body = pieces;
+        request
+    }
+
+    /// A Put Page From URL, to be sent by [`send_update`](Rest::send_update): `range` of `source` to
+    /// `offset`. The service's answer is about the target; an error of the source has a code of its own.
+    pub(super) fn put_pages_from(
+        &self,
+        at: &Address,
+        offset: u64,
+        source: &Source,
+        range: &Range<u64>,
+    ) -> Request {
+        let target = offset..offset + (range.end - range.start);
+        let mut request = self.page_request("Put Page From URL", at, &target);
+        let headers = &mut request.headers;
+        // The page of the operation leaves it out, but the service asks for it.
+        headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
+        headers.insert(X_MS_SOURCE_RANGE, range_value(range));
+        source.put(headers);
         request
     }
 

@@ -37,6 +37,13 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
     ("ConditionNotMet", ErrorKind::Stale, Never, "the blob was changed by somebody else"),
     ("TargetConditionNotMet", ErrorKind::Stale, Never, "the target was changed by somebody else"),
     ("SourceConditionNotMet", ErrorKind::Stale, Never, "the source was changed by somebody else"),
+    ("CannotVerifyCopySource", ErrorKind::Unsupported, Never, "the service cannot read the source"),
+    (
+        "InvalidSourceBlobType",
+        ErrorKind::Unsupported,
+        Never,
+        "the service does not copy from such a blob",
+    ),
     (
         "SequenceNumberConditionNotMet",
         ErrorKind::Fenced,

@@ -8,8 +8,9 @@
 //! | `wire`, `xml` | headers and documents as values |
 //! | `errors` | what error codes mean |
 //! | `store`, `lookup`, `listing`, `rename` | the namespace |
-//! | `blob` | one version, read-only |
+//! | `blob`, `extents` | one version, read-only; where a blob holds data |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
+//! | `copy_source` | what the service is told to copy from |
 //! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
 //! | `delivery`, `epoch`, `fencing` | that no update is lost, and none undone by a late duplicate |
 
@@ -18,11 +19,13 @@ mod auth;
 mod blob;
 mod client;
 mod config;
+mod copy_source;
 mod credentials;
 mod delivery;
 mod epoch;
 mod errors;
 mod etags;
+mod extents;
 mod fencing;
 mod lease;
 mod length;
@@ -114,6 +117,9 @@ fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
     };
     let mut rest = Rest::new(http, &config.endpoint, sas, config.timeout);
     rest.attempts = attempts;
+    if let Credential::SharedKey(key) = &config.credential {
+        rest.key = Some(key.clone());
+    }
     Ok(Arc::new(rest))
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::address::{Address, Condition};
+use super::address::{Address, Condition, etag_value};
 use super::blob::PinnedBlob;
 use super::client::Rest;
 use super::config::is_container_name;
@@ -15,7 +15,7 @@ use super::delivery::Doubts;
 use super::lease::Leases;
 use super::listing::Notes;
 use super::updates::{MAX_LEN, MAX_UPDATE};
-use super::{length, rename};
+use super::{extents, length, rename};
 use crate::store::{
     Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Moved,
     Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
@@ -278,6 +278,21 @@ impl Store for PageBlobStore {
                     self.list_names(&container, &format!("{name}/"), cursor).await
                 }
             }
+        })
+    }
+
+    fn allocated<'a>(
+        &'a self,
+        path: &'a RemotePath,
+        stat: &'a Stat,
+    ) -> BoxFuture<'a, Result<Option<u64>>> {
+        Box::pin(async move {
+            let (Some(version), None) = (&stat.version, stat.allocated) else {
+                return Ok(stat.allocated);
+            };
+            let (at, etag) = (self.address("stat", path)?, etag_value(&version.0));
+            let size = stat.len.next_multiple_of(length::PAGE);
+            self.rest.within("stat", path, extents::count(&self.rest, &at, size, &etag)).await
         })
     }
 

@@ -21,16 +21,20 @@ use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use super::address::{Address, Condition};
-use super::blob::{allocated, check_inside, gone};
+use super::blob::{check_inside, gone};
 use super::client::Rest;
+use super::copy_source::Source;
 use super::delivery::{Doubts, removed};
 use super::epoch::Epoch;
 use super::etags::Etags;
+use super::extents::extents;
 use super::lease::Hold;
 use super::length::{Extent, KEY, Mark, PAGE, Step, plan, plan_reserve};
 use super::wire::{META, Properties};
 use crate::client::Pin;
-use crate::store::{Blob, BlobMut, BoxFuture, Error, ErrorKind, Outcome, Result, Sink, Version};
+use crate::store::{
+    Blob, BlobMut, BoxFuture, CopySource, Error, ErrorKind, Extents, Outcome, Result, Sink, Version,
+};
 
 /// The longest page blob, in bytes.
 pub(super) const MAX_LEN: u64 = 8 << 40;
@@ -327,11 +331,19 @@ impl Blob for UpdatableBlob {
         })
     }
 
-    fn allocated(&self, range: Range<u64>) -> BoxFuture<'_, Result<Vec<Range<u64>>>> {
+    /// Not pinned: while it is leased nobody but us changes it. Without a lease it cannot be said what the
+    /// service would read.
+    fn copy_source(&self) -> BoxFuture<'_, Result<Option<CopySource>>> {
+        let source = self.rest.authorize_source(&self.at, None).filter(|_| self.leased);
+        let source = source.map(|source| CopySource(Arc::new(source)));
+        Box::pin(async { Ok(source) })
+    }
+
+    fn extents(&self, range: Range<u64>) -> BoxFuture<'_, Result<Extents>> {
         Box::pin(async move {
             let size = self.capacity();
             check_inside("Get Page Ranges", &self.at, &range, size)?;
-            allocated(&self.rest, &self.at, size, range, None).await
+            extents(&self.rest, &self.at, size, range, None).await
         })
     }
 }
@@ -357,6 +369,33 @@ impl BlobMut for UpdatableBlob {
             // Before a header is made of it.
             check_update(op, &self.at, &range, self.capacity())?;
             self.update(&range, self.rest.put_pages(&self.at, at, pieces)).await
+        })
+    }
+
+    fn copy_from<'a>(
+        &'a self,
+        at: u64,
+        source: &'a CopySource,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let op = "Put Page From URL";
+            let target = at..at.saturating_add(range.end.saturating_sub(range.start));
+            check_update(op, &self.at, &target, self.capacity())?;
+            let Some(source) = source.0.downcast_ref::<Source>() else {
+                let why = "the source is in another store";
+                return Err(Error::new(ErrorKind::Unsupported, op, self.at.target(), why));
+            };
+            let request = self.rest.put_pages_from(&self.at, at, source, &range);
+            self.update(&target, request).await.map_err(|error| match error.kind() {
+                ErrorKind::Fenced
+                | ErrorKind::Busy
+                | ErrorKind::TimedOut
+                | ErrorKind::Unavailable
+                | ErrorKind::RateLimited => error,
+                // About the source, or about the target: reading the one and writing the other tells.
+                _ => error.with_kind(ErrorKind::Unsupported),
+            })
         })
     }
 

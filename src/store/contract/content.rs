@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures_util::future::{join, join_all, try_join_all};
 
 use super::{Bench, Case, fill, pattern};
-use crate::store::{Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, read_all};
+use crate::store::{
+    Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, all_extents, read_all,
+};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "reads give exactly their range", run: |bench| Box::pin(reads(bench)) },
@@ -162,28 +164,28 @@ async fn clears(bench: Bench) {
     let blob = bench.create("f").await;
     let size = 1 << 20;
     blob.set_len(size, false).await.unwrap();
-    assert_eq!(blob.allocated(0..size).await.unwrap(), []);
+    assert_eq!(all_extents(&*blob, 0..size).await.unwrap(), []);
     let data = pattern(1, 8192);
     blob.write_at(4096, vec![data.clone().into()]).await.unwrap();
     blob.write_at(12288, vec![data.clone().into()]).await.unwrap();
     blob.write_at(65536, vec![data.clone().into()]).await.unwrap();
-    let all = blob.allocated(0..size).await.unwrap();
+    let all = all_extents(&*blob, 0..size).await.unwrap();
     assert_eq!(all, [4096..20480, 65536..73728], "adjacent ranges are one");
-    let one = blob.allocated(5000..5001).await.unwrap();
+    let one = all_extents(&*blob, 5000..5001).await.unwrap();
     assert_eq!((one.len(), &one[0]), (1, &(5000..5001)));
-    assert_eq!(blob.allocated(20480..65536).await.unwrap(), []);
-    assert_eq!(blob.allocated(0..0).await.unwrap(), []);
+    assert_eq!(all_extents(&*blob, 20480..65536).await.unwrap(), []);
+    assert_eq!(all_extents(&*blob, 0..0).await.unwrap(), []);
 
     blob.clear(8192..66048).await.unwrap();
     let reader = bench.read("f").await;
-    let all = reader.allocated(0..size).await.unwrap();
+    let all = all_extents(&*reader, 0..size).await.unwrap();
     assert_eq!(all, [4096..8192, 66048..73728]);
     let mut expected = vec![0; size as usize];
     expected[4096..8192].copy_from_slice(&data[..4096]);
     expected[66048..73728].copy_from_slice(&data[512..]);
     assert_eq!(bench.content("f").await, expected);
     blob.clear(0..size).await.unwrap();
-    assert_eq!(blob.allocated(0..size).await.unwrap(), []);
+    assert_eq!(all_extents(&*blob, 0..size).await.unwrap(), []);
 }
 
 /// Lengths that meet every relation to the alignment and to one another.

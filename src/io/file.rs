@@ -348,7 +348,11 @@ impl File {
                 bytes[part.within(sector.start)].copy_from_slice(&data[part.within(written.start)]);
             }
             self.prepare_overwrite(state, sector);
-            state.dirty.write(pool, sector.start, &bytes);
+            if is_zero(&bytes) {
+                state.dirty.zero(sector);
+            } else {
+                state.dirty.write(pool, sector.start, &bytes);
+            }
         }
         let whole = written.align_in(SECTOR);
         if !whole.is_empty() {

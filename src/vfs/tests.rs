@@ -333,14 +333,19 @@ fn zeroing_and_growing() {
 }
 
 #[test]
-fn all_of_a_file_counts_as_data() {
+fn seeking_finds_data_and_holes() {
     run(async {
         let tree = Tree::new();
-        tree.store.put("a", &pattern(700, 5));
+        let mut bytes = pattern(700, 5);
+        bytes.resize(5000, 0);
+        tree.store.put("a", &bytes);
         let handle = tree.reader("a").await;
-        assert_eq!(tree.vfs.seek(handle, 5, false).await.unwrap(), 5);
-        assert_eq!(tree.vfs.seek(handle, 5, true).await.unwrap(), 700);
-        assert!(matches!(tree.vfs.seek(handle, 700, true).await, Err(Error::NoSuchOffset)));
+        let seek = async |at, hole| tree.vfs.seek(handle, at, hole).await;
+        assert_eq!(seek(5, false).await.unwrap(), 5);
+        assert_eq!(seek(5, true).await.unwrap(), 1024, "holes are made of whole sectors");
+        assert_eq!(seek(4999, true).await.unwrap(), 4999);
+        assert!(matches!(seek(1024, false).await, Err(Error::NoSuchOffset)));
+        assert!(matches!(seek(5000, true).await, Err(Error::NoSuchOffset)));
         tree.close(handle).await.unwrap();
     });
 }

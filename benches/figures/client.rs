@@ -102,6 +102,19 @@ impl Client {
         })
     }
 
+    /// Copies `ranges` of blob `from` to a new one, whose room is made before. The time the copies took.
+    pub(crate) fn copy(&self, from: &str, to: &str, len: u64, ranges: Vec<Range<u64>>) -> Duration {
+        let source = self.runtime.block_on(self.open(from).copy_source()).expect("a source");
+        let source = source.expect("a blob that can be copied");
+        let blob = self.create(to, len);
+        let took = self.run(ranges, |range| {
+            let (blob, source) = (Arc::clone(&blob), source.clone());
+            async move { blob.copy_from(range.start, &source, range).await }
+        });
+        self.runtime.block_on(blob.close()).expect("a blob that is closed");
+        took
+    }
+
     /// Makes a blob of `len` bytes for the others to read.
     pub(crate) fn fill(&self, name: &str, len: u64) {
         let noise = Bytes::from(data::noise(4));

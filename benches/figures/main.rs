@@ -3,7 +3,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `rows`, `read`, `write`, `warm` | the rows, and how each is measured |
+//! | `rows`, `read`, `write`, `warm`, `copy` | the rows, and how each is measured |
 //! | `bench` | what a row needs: sizes, a server, mounts, pairs of measurements |
 //! | `server`, `client`, `daemon` | the emulator's process, the baseline, the mount's process |
 //! | `data`, `report` | the bytes of the blobs, and the table |
@@ -20,6 +20,7 @@
 
 mod bench;
 mod client;
+mod copy;
 mod daemon;
 mod data;
 mod read;

@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use crate::report::Report;
 use crate::server::Profile;
-use crate::{read, warm, write};
+use crate::{copy, read, warm, write};
 
 /// One row.
 pub(crate) struct Row {
@@ -68,6 +68,12 @@ pub(crate) const ROWS: &[Row] = &[
         what: "the same by 4 KiB writes",
         profile: Profile::Plain,
         run: write::small,
+    },
+    Row {
+        name: "copy",
+        what: "copy_file_range of a whole file, against 8 connections of 4 MiB Put Page From URL",
+        profile: Profile::Plain,
+        run: copy::whole,
     },
     Row {
         name: "distant-read",

@@ -6,7 +6,7 @@ use futures_util::future::{join, join_all, try_join_all};
 
 use super::{Bench, Case, fill, pattern};
 use crate::store::{
-    Access, BlobMut, ErrorKind, Opened, RemotePath, Replace, Store, all_extents, read_all,
+    Access, BlobMut, ErrorKind, Opened, Outcome, RemotePath, Replace, Store, all_extents, read_all,
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -18,6 +18,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "cleared ranges read as zeros and are holes",
         run: |bench| Box::pin(clears(bench)),
+    },
+    Case {
+        name: "a copy has the bytes of its source, or is refused",
+        run: |bench| Box::pin(copies(bench)),
     },
     Case { name: "any length follows any length", run: |bench| Box::pin(lengths(bench)) },
     Case { name: "a reserve is not seen", run: |bench| Box::pin(reserve(bench)) },
@@ -186,6 +190,44 @@ async fn clears(bench: Bench) {
     assert_eq!(bench.content("f").await, expected);
     blob.clear(0..size).await.unwrap();
     assert_eq!(all_extents(&*blob, 0..size).await.unwrap(), []);
+}
+
+async fn copies(bench: Bench) {
+    let bytes = pattern(5, 3 << 20);
+    bench.put("from", &bytes).await;
+    let (from, to) = (bench.read("from").await, bench.create("to").await);
+    to.set_len(4 << 20, false).await.unwrap();
+    let Some(source) = from.copy_source().await.unwrap() else {
+        panic!("a blob of {} cannot be a source", bench.path("from"));
+    };
+    let copied = join(
+        to.copy_from(512, &source, 1024..1024 + (1 << 20)),
+        to.copy_from(3 << 20, &source, 0..512),
+    );
+    let mut expected = vec![0; 4 << 20];
+    match copied.await {
+        (Ok(()), Ok(())) => {
+            expected[512..512 + (1 << 20)].copy_from_slice(&bytes[1024..1024 + (1 << 20)]);
+            expected[3 << 20..(3 << 20) + 512].copy_from_slice(&bytes[..512]);
+        }
+        // Azurite does not copy pages.
+        (one, other) => {
+            for error in [one.unwrap_err(), other.unwrap_err()] {
+                let told = (error.kind(), error.outcome());
+                assert_eq!(told, (ErrorKind::Unsupported, Outcome::NotApplied), "{error}");
+            }
+        }
+    }
+    assert!(bench.content("to").await == expected);
+    let unaligned = to.copy_from(5, &source, 0..512).await.unwrap_err();
+    assert_eq!(unaligned.kind(), ErrorKind::InvalidRange);
+
+    // A version that is gone is no source any more.
+    let writer = bench.update("from").await;
+    writer.write_at(0, vec![pattern(9, 512).into()]).await.unwrap();
+    let changed = to.copy_from(0, &source, 0..512).await.unwrap_err();
+    assert_eq!((changed.kind(), changed.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
+    assert!(bench.content("to").await == expected, "nothing was written");
 }
 
 /// Lengths that meet every relation to the alignment and to one another.

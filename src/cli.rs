@@ -144,6 +144,15 @@ struct PageBlobArgs {
     /// Rules that make requests go wrong, as JSON
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
+    /// Serve HTTPS with this certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Keep deleted blobs out of sight, to be undeleted
+    #[arg(long)]
+    soft_delete: bool,
 }
 
 /// Runs the command in `args`, the first of which is the program's name. Gives the exit code.
@@ -202,6 +211,8 @@ fn execute(command: Command) -> Result<u8, Failure> {
                 connection_rate: args.connection_rate,
                 throttle: args.throttle,
                 faults: args.faults,
+                tls: args.tls_certificate.zip(args.tls_key),
+                soft_delete: args.soft_delete,
             })
         }
     }

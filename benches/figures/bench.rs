@@ -1,5 +1,6 @@
 //! What every row needs: the sizes of this run, a server with its blobs, and pairs of measurements.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -176,13 +177,28 @@ impl Bench {
         self.prepared(|_| (), |daemon, ()| work(daemon))
     }
 
+    /// The same with one more option, which counts more than those of the run.
+    pub(crate) fn mounted_with(&self, option: &str, work: impl FnOnce(&Daemon) -> f64) -> Sample {
+        let options = [self.options.as_str(), option].join(",");
+        self.sample(&options, |_| (), |daemon, ()| work(daemon))
+    }
+
     /// The same with something done before, of which only the daemon's memory counts.
     pub(crate) fn prepared<T>(
         &self,
         prepare: impl FnOnce(&Daemon) -> T,
         work: impl FnOnce(&Daemon, T) -> f64,
     ) -> Sample {
-        let daemon = Daemon::start(SOURCE, self.endpoint(), &self.options);
+        self.sample(&self.options, prepare, work)
+    }
+
+    fn sample<T>(
+        &self,
+        options: &str,
+        prepare: impl FnOnce(&Daemon) -> T,
+        work: impl FnOnce(&Daemon, T) -> f64,
+    ) -> Sample {
+        let daemon = Daemon::start(SOURCE, self.endpoint(), options);
         let prepared = prepare(&daemon);
         let (before, daemon_before, server_before) =
             (self.counts(), daemon.cpu(), self.server().cpu());
@@ -232,6 +248,30 @@ impl Bench {
             ratio: median(pairs.iter().map(|(baseline, sample)| sample.rate / baseline)),
             samples: pairs.into_iter().map(|(_, sample)| sample).collect(),
         }
+    }
+
+    /// Compares a mount with one that has another option. Gives the other one's measurements besides.
+    pub(crate) fn compare_options(
+        &self,
+        option: &str,
+        other: &str,
+        work: impl Fn(&Daemon) -> f64,
+        after: impl Fn(),
+    ) -> (Compared, Vec<Sample>) {
+        let others = RefCell::new(Vec::new());
+        let measure = |option: &str| {
+            let sample = self.mounted_with(option, &work);
+            after();
+            sample
+        };
+        let baseline = || {
+            let sample = measure(other);
+            let rate = sample.rate;
+            others.borrow_mut().push(sample);
+            rate
+        };
+        let compared = self.compare(baseline, || measure(option));
+        (compared, others.into_inner())
     }
 
     /// Ends the server and removes its data.

@@ -20,6 +20,8 @@ const DEFAULT_CONNECTIONS: usize = 24;
 const SINGLE: u64 = 256 << 10;
 /// What counts as the beginning of a long read, in bytes.
 const FIRST: u64 = 128 * MIB;
+/// What is left of the rate when everything is checked on its way.
+pub(crate) const CHECKED: f64 = 0.95;
 /// MiB a second to reach where 60 are served.
 const THROTTLED: f64 = 55.0;
 
@@ -53,6 +55,21 @@ fn compare_sequential(bench: &Bench, len: u64, connections: usize, direct: bool)
         },
         || bench.mounted(|daemon| mib_rate(len, read_through(&daemon.path(BLOB), len, direct))),
     )
+}
+
+/// What checksums cost.
+pub(crate) fn verified(bench: &Bench) -> Report {
+    let len = bench.scale.len;
+    let (compared, others) = bench.compare_options(
+        "verify=crc64",
+        "verify=off",
+        |daemon| mib_rate(len, read_through(&daemon.path(BLOB), len, false)),
+        || (),
+    );
+    Report::new(&compared.samples, Direction::Read, len, bench.memory_limit())
+        .rates(&compared, "MiB/s")
+        .against(&others)
+        .ratio_at_least(compared.ratio, CHECKED)
 }
 
 pub(crate) fn distant_first(bench: &Bench) -> Report {

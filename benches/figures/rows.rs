@@ -28,6 +28,12 @@ pub(crate) const ROWS: &[Row] = &[
         run: read::direct,
     },
     Row {
+        name: "read-verified",
+        what: "sequential cold read by 1 MiB with checksums, against a mount with verify=off",
+        profile: Profile::Plain,
+        run: read::verified,
+    },
+    Row {
         name: "read-4k-at-0",
         what: "what a single 4 KiB read at offset 0 fetches",
         profile: Profile::Plain,
@@ -62,6 +68,12 @@ pub(crate) const ROWS: &[Row] = &[
         what: "sequential write by 1 MiB and fsync, against 8 connections of 4 MiB Put Page",
         profile: Profile::Plain,
         run: write::large,
+    },
+    Row {
+        name: "write-verified",
+        what: "sequential write by 1 MiB with checksums, against a mount with verify=off",
+        profile: Profile::Plain,
+        run: write::verified,
     },
     Row {
         name: "write-4k",

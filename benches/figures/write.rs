@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, mib_rate, ranges};
 use crate::data::{self, MIB, PAGE};
+use crate::read::CHECKED;
 use crate::report::{Direction, Report};
 
 /// Connections of the plain client.
@@ -49,6 +50,21 @@ fn sequential(bench: &Bench, unit: u64, least: f64) -> Report {
         .rates(&compared, "MiB/s")
         .ratio_at_least(compared.ratio, least);
     report.target(a_gib <= PUTS_A_GIB, "requests", format!("Put Page/GiB {a_gib} ≤ {PUTS_A_GIB}"))
+}
+
+/// What checksums cost.
+pub(crate) fn verified(bench: &Bench) -> Report {
+    let len = bench.scale.len;
+    let (compared, others) = bench.compare_options(
+        "verify=crc64",
+        "verify=off",
+        |daemon| mib_rate(len, write_through(&daemon.path(OF_MOUNT), len, MIB)),
+        || check_and_remove(bench, len),
+    );
+    Report::new(&compared.samples, Direction::Write, len, bench.memory_limit())
+        .rates(&compared, "MiB/s")
+        .against(&others)
+        .ratio_at_least(compared.ratio, CHECKED)
 }
 
 pub(crate) fn throttled(bench: &Bench) -> Report {

@@ -93,6 +93,8 @@ fn start_service(data: &Path) -> Result<Service, Failure> {
         connection_rate: None,
         throttle: None,
         faults: None,
+        tls: None,
+        soft_delete: false,
     };
     // Any other port will do as well.
     Service::start(settings(PORT)).or_else(|_| Service::start(settings(0)))

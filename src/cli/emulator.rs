@@ -28,6 +28,10 @@ pub(super) struct Settings {
     pub(super) throttle: Option<Throttle>,
     /// File with rules for faults.
     pub(super) faults: Option<PathBuf>,
+    /// Certificate and private key, for HTTPS.
+    pub(super) tls: Option<(PathBuf, PathBuf)>,
+    /// Deleted blobs can be undeleted.
+    pub(super) soft_delete: bool,
 }
 
 /// A server that runs on threads of its own.
@@ -57,10 +61,11 @@ impl Service {
 
     /// What other programs need to use it.
     pub(super) fn connection_string(&self) -> String {
+        let endpoint = self.server.account_url(WELL_KNOWN_ACCOUNT);
+        let protocol = endpoint.split(':').next().unwrap_or_default();
         format!(
-            "DefaultEndpointsProtocol=http;AccountName={WELL_KNOWN_ACCOUNT};\
-             AccountKey={WELL_KNOWN_KEY};BlobEndpoint={};",
-            self.server.account_url(WELL_KNOWN_ACCOUNT)
+            "DefaultEndpointsProtocol={protocol};AccountName={WELL_KNOWN_ACCOUNT};\
+             AccountKey={WELL_KNOWN_KEY};BlobEndpoint={endpoint};"
         )
     }
 
@@ -122,6 +127,8 @@ fn config_of(settings: Settings) -> Result<Config, Failure> {
             #[expect(clippy::cast_precision_loss, reason = "a rate needs no 16 digits")]
             bytes: limits.bytes.map_or(unlimited.bytes, |bytes| bytes as f64),
         }),
+        tls: settings.tls.map(|(certificate, key)| page_blob::Tls { certificate, key }),
+        soft_delete: settings.soft_delete,
         faults,
         seed: seed.unwrap_or_default(),
         ..Config::default()

@@ -43,8 +43,9 @@ const LONGEST_REPLY: usize = 64 << 20;
 /// How much of an error's body is read, in bytes. Error documents are some hundred bytes.
 const LONGEST_ERROR: usize = 16 << 10;
 
-/// How often a ranged answer may be wrong in itself before it counts as corrupt.
-const WRONG_RANGES: u32 = 3;
+/// The shortest range that is asked for because longer ones broke off before they could be checked, in
+/// bytes: a connection that does not bring so much brings nothing.
+const SHORTEST_RANGE: u64 = 64 << 10;
 
 /// Sends the requests of one service.
 #[derive(Debug)]
@@ -121,55 +122,53 @@ impl Client {
         })
     }
 
-    /// Gives `sink` exactly the bytes of `range`, going on where an attempt stopped. `request` holds
-    /// the condition that pins the version, and `pin` what every answer must agree with.
+    /// Gives `sink` exactly the bytes of `range`, going on behind what was confirmed where an attempt failed.
+    /// `request` holds the condition that pins the version, and `pin` what every answer must agree with.
+    /// The range's start moves with what is confirmed: at once, or, where the service sends a checksum,
+    /// when all of an answer has come and agrees.
     ///
     /// Errors: as the service says; `Stale` for another version, `Corrupt` for answers that
-    /// are not what was asked. The sink has then seen a prefix, never a wrong byte.
+    /// are not what was asked. What was confirmed to the sink is a prefix, and never a wrong byte.
     pub async fn read(
         &self,
         request: &Request,
-        range: Range<u64>,
+        range: &mut Range<u64>,
         pin: Pin<'_>,
         sink: &mut dyn Sink,
     ) -> Result<()> {
         let mut attempts = Attempts::new(request, self.config.timeout);
-        let mut at = range.start;
-        let mut wrong = 0;
-        while at < range.end {
-            let before = at;
-            let deadline = attempts.deadline();
-            match self.read_once(request, &mut at, range.end, &pin, sink, deadline).await {
-                Ok(()) => debug_assert_eq!(at, range.end, "a read gives exactly its range"),
-                Err(mut failure) => {
-                    if failure.kind == ErrorKind::Corrupt {
-                        wrong += 1;
-                        if wrong >= WRONG_RANGES {
-                            failure.again = Again::Never;
-                        }
-                    } else if at > before {
-                        attempts.progressed();
-                    }
-                    attempts.after(failure).await?;
-                }
+        let mut longest = range.end.saturating_sub(range.start);
+        while range.start < range.end {
+            let asked = range.start..range.end.min(range.start + longest);
+            let mut part = Part { asked, received: 0 };
+            let result = self.read_once(request, &mut part, &pin, sink, attempts.deadline()).await;
+            let confirmed = part.asked.start > range.start;
+            range.start = part.asked.start;
+            if confirmed {
+                attempts.progressed();
             }
+            let Err(failure) = result else { continue };
+            if !confirmed && part.received > 0 && failure.kind != ErrorKind::Corrupt {
+                // What came in vain will come again: less of it at once.
+                longest = (part.received / 2).max(SHORTEST_RANGE);
+            }
+            attempts.after(failure).await?;
         }
         Ok(())
     }
 
-    /// One attempt at `at..end`; moves `at` past what the sink was given.
+    /// One attempt at a part; moves its start past what was confirmed.
     async fn read_once(
         &self,
         request: &Request,
-        at: &mut u64,
-        end: u64,
+        part: &mut Part,
         pin: &Pin<'_>,
         sink: &mut dyn Sink,
         deadline: Instant,
     ) -> std::result::Result<(), Failure> {
-        let asked = *at..end;
-        let mut open = self.send(request, Some(&asked), deadline).await?;
-        if let Err(mismatch) = check(open.response.status(), open.response.headers(), &asked, pin) {
+        let mut open = self.send(request, Some(&part.asked), deadline).await?;
+        let headers = open.response.headers();
+        if let Err(mismatch) = check(open.response.status(), headers, &part.asked, pin) {
             return Err(match mismatch {
                 Mismatch::Version => Failure {
                     kind: ErrorKind::Stale,
@@ -179,20 +178,36 @@ impl Client {
                 Mismatch::Range(what) => Failure { kind: ErrorKind::Corrupt, ..open.broken(what) },
             });
         }
-        while *at < end {
-            let Some(piece) = open.chunk().await? else {
-                return Err(open.broken(format!("the body ended {} bytes early", end - *at)));
-            };
-            // More than announced can only come without a Content-Length; what was asked is right.
-            let take = usize::try_from(end - *at).map_or(piece.len(), |left| left.min(piece.len()));
-            if take > 0 {
-                sink.put(&piece[..take]);
-                *at += take as u64;
+        let Some(mut checksum) = self.service.checksum(&request.headers, headers) else {
+            let given = open.receive(part, |piece| {
+                sink.put(piece);
+                sink.confirm();
+            });
+            let given = given.await;
+            part.asked.start += part.received;
+            return given;
+        };
+        let given = open.receive(part, |piece| {
+            // While it is in the processor's cache.
+            checksum.update(piece);
+            sink.put(piece);
+        });
+        let checked = given.await.and_then(|()| match checksum.matches() {
+            true => Ok(()),
+            false => Err(Failure {
+                kind: ErrorKind::Corrupt,
+                ..open
+                    .broken("the answer was damaged on the way: its checksum is another".to_owned())
+            }),
+        });
+        match checked {
+            Ok(()) => {
+                sink.confirm();
+                part.asked.start = part.asked.end;
             }
+            Err(_) => sink.retract(),
         }
-        // Taking the end of the body gives the connection back to the pool at once.
-        let _ = open.chunk().await;
-        Ok(())
+        checked
     }
 
     /// Sends one attempt and waits for the head of a successful answer.
@@ -275,6 +290,13 @@ impl Client {
     }
 }
 
+/// A part of a read that one attempt asks for.
+struct Part {
+    asked: Range<u64>,
+    /// Bytes of it that came, right or wrong.
+    received: u64,
+}
+
 /// An answer whose head has come.
 struct Open<'a> {
     response: reqwest::Response,
@@ -303,6 +325,28 @@ impl Open<'_> {
                 }
             }
         }
+    }
+
+    /// Hands on the bytes of `part`, all of them.
+    async fn receive(
+        &mut self,
+        part: &mut Part,
+        mut hand_on: impl FnMut(&[u8]),
+    ) -> std::result::Result<(), Failure> {
+        let length = part.asked.end - part.asked.start;
+        while part.received < length {
+            let left = length - part.received;
+            let Some(piece) = self.chunk().await? else {
+                return Err(self.broken(format!("the body ended {left} bytes early")));
+            };
+            // More than announced can only come without a Content-Length; what was asked is right.
+            let take = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+            hand_on(&piece[..take]);
+            part.received += take as u64;
+        }
+        // Taking the end of the body gives the connection back to the pool at once.
+        let _ = self.chunk().await;
+        Ok(())
     }
 
     /// The whole body; `None` if it is longer than `limit` bytes.

@@ -49,6 +49,12 @@ pub trait Service: Send + Sync + Debug {
         judge(answer.status)
     }
 
+    /// What the body of a successful answer must agree with, if the answer says so: `asked` are the headers of
+    /// the request, `told` those of the answer.
+    fn checksum(&self, _asked: &HeaderMap, _told: &HeaderMap) -> Option<Box<dyn Checksum>> {
+        None
+    }
+
     /// The header that carries a byte range.
     fn range_header(&self) -> HeaderName {
         RANGE
@@ -63,6 +69,15 @@ pub trait Service: Send + Sync + Debug {
     fn client_request_id_header(&self) -> Option<HeaderName> {
         None
     }
+}
+
+/// A checksum of a body that is on its way.
+pub trait Checksum: Send {
+    /// Takes the next bytes.
+    fn update(&mut self, bytes: &[u8]);
+
+    /// Whether the bytes so far are those that the checksum was made of.
+    fn matches(&mut self) -> bool;
 }
 
 /// One attempt that is about to be sent.

@@ -4,6 +4,7 @@
 //! | effect  | failure                                        | then |
 //! |---------|------------------------------------------------|------|
 //! | any     | permanent                                      | ends |
+//! | any     | damaged on the way, surely not applied         | again, twice |
 //! | read    | temporary                                      | again |
 //! | guarded | temporary                                      | again; the outcome of a later failure is unknown if this one's was |
 //! | update  | temporary, surely not applied (408, 429, 503, never connected) | again |
@@ -23,6 +24,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bound of every later pause: a service that has come back is noticed within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// How often what was sent or answered may be damaged before that is told.
+const DAMAGED: u32 = 3;
 
 /// An attempt that did not succeed.
 #[derive(Clone, Debug)]
@@ -48,6 +52,7 @@ pub(super) struct Attempts<'a> {
     deadline: Instant,
     made: u32,
     step: u32,
+    damaged: u32,
     /// An earlier attempt may have been applied.
     ambiguous: bool,
 }
@@ -55,7 +60,14 @@ pub(super) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     /// None made yet; all of them end within `timeout` from now.
     pub(super) fn new(request: &'a Request, timeout: Duration) -> Attempts<'a> {
-        Attempts { request, deadline: Instant::now() + timeout, made: 0, step: 0, ambiguous: false }
+        Attempts {
+            request,
+            deadline: Instant::now() + timeout,
+            made: 0,
+            step: 0,
+            damaged: 0,
+            ambiguous: false,
+        }
     }
 
     /// When the operation has to end.
@@ -70,8 +82,14 @@ impl<'a> Attempts<'a> {
     }
 
     /// Waits for the next attempt, or gives the error that ends the operation.
-    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Error> {
+    pub(super) async fn after(&mut self, mut failure: Failure) -> Result<(), Error> {
         self.made += 1;
+        if failure.kind == ErrorKind::Corrupt {
+            self.damaged += 1;
+            if self.damaged >= DAMAGED {
+                failure.again = Again::Never;
+            }
+        }
         self.ambiguous |=
             self.request.effect != Effect::Read && failure.outcome == Outcome::Unknown;
         if !may_repeat(self.request.effect, failure.again, failure.outcome) {
@@ -103,7 +121,11 @@ impl<'a> Attempts<'a> {
     fn end(&self, failure: Failure, retry: Retry) -> Error {
         let expected =
             failure.kind == ErrorKind::NotFound || self.request.expected.contains(&failure.kind);
-        let level = if expected { log::Level::Debug } else { log::Level::Warn };
+        let level = match failure.kind {
+            ErrorKind::Corrupt => log::Level::Error,
+            _ if expected => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
         log::log!(
             target: "http",
             level,

@@ -173,6 +173,11 @@ impl Buffer {
         take
     }
 
+    /// Forgets all but the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// The filled bytes.
     pub fn filled_mut(&mut self) -> &mut [u8] {
         let len = self.len;

@@ -1,10 +1,11 @@
 //! Fetching: single flight for every byte, waiters answered as soon as their own bytes are in, and
 //! the tasks that keep a stream's window full.
 //!
-//! A GET is cut at block borders into segments. Each segment is published when its last byte arrives,
-//! by the task that received it, and is on its way once at most: whoever needs it waits for it.
+//! A GET is cut at block borders into segments. Each segment is published when its last byte has arrived
+//! and is known to be right, by the task that received it, and is on its way once at most: whoever needs
+//! it waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -406,7 +407,12 @@ impl GetOfFile {
     async fn run(mut self) -> Result<()> {
         let blob = Arc::clone(&self.blob);
         let range = self.rest.range();
-        let mut sink = Receive { segment: None, get: &mut self };
+        let mut sink = Receive {
+            segments: VecDeque::new(),
+            filled: range.start,
+            confirmed: range.start,
+            get: &mut self,
+        };
         let result = blob.read(range, &mut sink).await;
         if let Err(error) = &result {
             let rest = self.take_rest();
@@ -446,6 +452,13 @@ impl Receiving {
         }
     }
 
+    fn truncate(&mut self, len: u64) {
+        match self {
+            Receiving::Small(small) => small.truncate(len as usize),
+            Receiving::Block(buffer) => buffer.truncate(len as usize),
+        }
+    }
+
     fn extend(&mut self, bytes: &[u8]) {
         match self {
             Receiving::Small(small) => small.extend_from_slice(bytes),
@@ -470,34 +483,64 @@ impl Receiving {
     }
 }
 
-/// Cuts what a GET receives into segments.
+/// Cuts what a GET receives into segments, and keeps them back until they are confirmed.
 struct Receive<'a> {
-    segment: Option<(Span, Receiving)>,
+    /// What is not published yet, in order; only the last one may have room.
+    segments: VecDeque<(Span, Receiving)>,
+    /// Where the next byte belongs.
+    filled: u64,
+    /// Where the first byte belongs that was not confirmed.
+    confirmed: u64,
     get: &'a mut GetOfFile,
+}
+
+impl Receive<'_> {
+    /// The segment that the next byte belongs to.
+    fn segment(&mut self) -> &mut (Span, Receiving) {
+        if self.segments.back().is_none_or(|(span, _)| span.end == self.filled) {
+            let rest = Span::between(self.filled, self.get.rest.end);
+            let span = rest.split(BLOCK).next().expect("no more than was asked for");
+            let receiving = Receiving::new(&self.get.file.shared.pool, span.len());
+            self.segments.push_back((span, receiving));
+        }
+        self.segments.back_mut().expect("there is one now")
+    }
 }
 
 impl Sink for Receive<'_> {
     fn put(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
-            let (span, receiving) = self.segment.get_or_insert_with(|| {
-                let span = self.get.rest.split(BLOCK).next().expect("no more than was asked for");
-                (span, Receiving::new(&self.get.file.shared.pool, span.len()))
-            });
+            let (span, receiving) = self.segment();
             let take = piece.len().min((span.len() - receiving.len()) as usize);
             receiving.extend(&piece[..take]);
             piece = &piece[take..];
-            if receiving.len() == span.len()
-                && let Some((span, receiving)) = self.segment.take()
-            {
-                self.get.rest.start = span.end;
-                self.get.file.publish(span, receiving.freeze());
-            }
+            self.filled += take as u64;
+        }
+    }
+
+    fn confirm(&mut self) {
+        self.confirmed = self.filled;
+        while self.segments.front().is_some_and(|(span, _)| span.end <= self.confirmed)
+            && let Some((span, receiving)) = self.segments.pop_front()
+        {
+            self.get.rest.start = span.end;
+            self.get.file.publish(span, receiving.freeze());
+        }
+    }
+
+    fn retract(&mut self) {
+        self.filled = self.confirmed;
+        while self.segments.back().is_some_and(|(span, _)| span.start >= self.confirmed) {
+            self.segments.pop_back();
+        }
+        if let Some((span, receiving)) = self.segments.back_mut() {
+            receiving.truncate(self.confirmed - span.start);
         }
     }
 }
 
-/// The longest GET for windows of `window` bytes over so many connections.
-pub(super) fn longest_get(window: u64, connections: usize) -> u64 {
-    let share = window / connections.max(1) as u64;
+/// The longest GET for windows of `window` bytes over so many connections, at most `max` bytes.
+pub(super) fn longest_get(window: u64, connections: usize, max: u64) -> u64 {
+    let share = max.min(window / connections.max(1) as u64);
     (share - share % BLOCK).clamp(SHORTEST_GET, LONGEST_GET)
 }

@@ -95,7 +95,7 @@ impl Shared {
             budget: Budget::new(config.dirty_limit),
             ahead: AheadBudget::new(ahead),
             max_window: ahead,
-            longest_get: fetch::longest_get(ahead, connections),
+            longest_get: fetch::longest_get(ahead, connections, store.max_read),
             connections,
             read_slots: Semaphore::new(connections),
             write_slots: Arc::new(Semaphore::new(connections)),

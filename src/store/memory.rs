@@ -22,6 +22,10 @@ use super::{
 const SECTOR: u64 = 512;
 /// Longest single update, in bytes; that of page blobs, so that callers learn to split.
 const MAX_UPDATE: u64 = 4 << 20;
+/// Longest read that is said to cost one request, in bytes.
+const MAX_READ: u64 = 4 << 20;
+/// Every so many reads, bytes are given wrong at first, so that nobody uses them unconfirmed.
+const DAMAGED: u64 = 3;
 /// Longest blob, in bytes.
 const MAX_LEN: u64 = 8 << 40;
 /// Reads give pieces of this many bytes: an odd number, so that callers put them together.
@@ -210,6 +214,10 @@ impl Content {
     }
 }
 
+fn give(sink: &mut dyn Sink, bytes: &[u8]) {
+    bytes.chunks(PIECE).for_each(|piece| sink.put(piece));
+}
+
 fn version(number: u64) -> Version {
     Version(Arc::from(number.to_string()))
 }
@@ -224,6 +232,7 @@ impl Store for MemoryStore {
             write: WriteModel::InPlace { align: SECTOR, max: MAX_UPDATE },
             immutable: false,
             max_len: MAX_LEN,
+            max_read: MAX_READ,
         }
     }
 
@@ -497,7 +506,7 @@ impl Blob for MemoryBlob {
 
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.store.shared.requests.fetch_add(1, Ordering::Relaxed);
+            let count = self.store.shared.requests.fetch_add(1, Ordering::Relaxed);
             self.store.pause("read", &self.path).await?;
             let bytes = {
                 let content = self.content.lock();
@@ -510,9 +519,16 @@ impl Blob for MemoryBlob {
                 content.load(range)
             };
             self.store.way_back().await;
-            for piece in bytes.chunks(PIECE) {
-                sink.put(piece);
+            let (before, after) = bytes.split_at(bytes.len() / 3);
+            give(sink, before);
+            sink.confirm();
+            if count.is_multiple_of(DAMAGED) {
+                let wrong: Vec<u8> = after.iter().map(|byte| !byte).collect();
+                give(sink, &wrong);
+                sink.retract();
             }
+            give(sink, after);
+            sink.confirm();
             Ok(())
         })
     }

@@ -56,6 +56,8 @@ pub struct Capabilities {
     pub immutable: bool,
     /// The longest blob, in bytes.
     pub max_len: u64,
+    /// The longest read that costs one request, in bytes; longer ones are allowed.
+    pub max_read: u64,
 }
 
 /// What a name stands for.
@@ -271,10 +273,16 @@ pub async fn all_extents(blob: &dyn Blob, range: Range<u64>) -> Result<Vec<Range
     Ok(all)
 }
 
-/// Takes the bytes of a read, in order.
+/// Takes the bytes of a read, in order. They may turn out to be damaged: only what was confirmed counts.
 pub trait Sink: Send {
     /// The next bytes. Pieces are consecutive, never empty, and come from any buffer size.
     fn put(&mut self, piece: &[u8]);
+
+    /// All bytes so far are right.
+    fn confirm(&mut self);
+
+    /// The bytes since the last confirmation are not: what comes next begins where they did.
+    fn retract(&mut self);
 }
 
 /// One version of one object.
@@ -296,8 +304,8 @@ pub trait Blob: Send + Sync + Debug {
     }
 
     /// Gives `sink` exactly the bytes of `range`, which lies inside the blob (for a [`BlobMut`],
-    /// inside [`capacity`](BlobMut::capacity)). A temporary failure in the middle goes on where it
-    /// stopped. On an error the sink has seen a prefix.
+    /// inside [`capacity`](BlobMut::capacity)), and confirms all of them. A temporary failure in the
+    /// middle goes on behind what was confirmed. On an error that is a prefix.
     ///
     /// Errors: `Stale` if the pinned version is gone; never bytes of two versions.
     fn read<'a>(&'a self, range: Range<u64>, sink: &'a mut dyn Sink) -> BoxFuture<'a, Result<()>>;
@@ -381,15 +389,26 @@ pub trait BlobMut: Blob {
 
 /// Reads a range into one buffer. For small ranges and tests; the data path streams.
 pub async fn read_all(blob: &dyn Blob, range: Range<u64>) -> Result<Bytes> {
-    struct Collect(Vec<u8>);
+    struct Collect {
+        bytes: Vec<u8>,
+        confirmed: usize,
+    }
     impl Sink for Collect {
         fn put(&mut self, piece: &[u8]) {
-            self.0.extend_from_slice(piece);
+            self.bytes.extend_from_slice(piece);
+        }
+
+        fn confirm(&mut self) {
+            self.confirmed = self.bytes.len();
+        }
+
+        fn retract(&mut self) {
+            self.bytes.truncate(self.confirmed);
         }
     }
     let expected = usize::try_from(range.end - range.start).expect("range fits memory");
-    let mut sink = Collect(Vec::with_capacity(expected));
+    let mut sink = Collect { bytes: Vec::with_capacity(expected), confirmed: 0 };
     blob.read(range, &mut sink).await?;
-    debug_assert_eq!(sink.0.len(), expected, "a read gives exactly its range");
-    Ok(sink.0.into())
+    debug_assert_eq!(sink.confirmed, expected, "a read gives exactly its range");
+    Ok(sink.bytes.into())
 }

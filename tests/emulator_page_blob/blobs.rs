@@ -131,26 +131,6 @@ fn block_and_append_blobs_can_be_made() {
 }
 
 #[test]
-fn a_customer_key_is_needed_again() {
-    let e = Emulator::with_container();
-    let key = [
-        ("x-ms-encryption-key", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
-        ("x-ms-encryption-key-sha256", "Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU="),
-        ("x-ms-encryption-algorithm", "AES256"),
-    ];
-    let mut create = vec![("x-ms-blob-type", "PageBlob"), ("x-ms-blob-content-length", "512")];
-    create.extend(key);
-    let created = e.put("/con/b", &create, b"").expect(201);
-    assert_eq!(created.header("x-ms-encryption-key-sha256"), key[1].1);
-    assert_eq!(e.get("/con/b", &[]).error(), (409, "BlobUsesCustomerSpecifiedEncryption"));
-    assert_eq!(e.write("/con/b", 0, &[1; 512], &[]).status, 409);
-    e.write("/con/b", 0, &[1; 512], &key).expect(201);
-    assert_eq!(e.get("/con/b", &key).expect(200).body, [1; 512]);
-    e.create("/con/plain", 512);
-    assert_eq!(e.get("/con/plain", &key).status, 409);
-}
-
-#[test]
 fn containers_come_and_go() {
     let e = Emulator::new();
     e.put("/c-1?restype=container", &[("x-ms-meta-a", "1")], b"").expect(201);

@@ -3,14 +3,20 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blobdir::emulator::page_blob::{Config, Server, WELL_KNOWN_KEY, start};
+use blobdir::emulator::page_blob::{Config, Server, Tls, WELL_KNOWN_KEY, start};
 use hmac::{Hmac, KeyInit, Mac};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sha2::Sha256;
 use tokio::runtime::Runtime;
+
+use crate::tls::Identity;
 
 pub(crate) const ACCOUNT: &str = "devstoreaccount1";
 pub(crate) const VERSION: &str = "2021-12-02";
@@ -19,7 +25,13 @@ pub(crate) const VERSION: &str = "2021-12-02";
 pub(crate) struct Emulator {
     pub(crate) server: Server,
     pub(crate) runtime: Runtime,
+    /// What it takes to trust it, if it serves HTTPS.
+    trust: Option<Arc<ClientConfig>>,
 }
+
+/// A connection, with or without TLS.
+trait Connection: Read + Write {}
+impl<T: Read + Write> Connection for T {}
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -76,7 +88,34 @@ impl Emulator {
             .build()
             .unwrap();
         let server = runtime.block_on(start(config)).unwrap();
-        Self { server, runtime }
+        Self { server, runtime, trust: None }
+    }
+
+    /// One that serves HTTPS.
+    pub(crate) fn with_tls() -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let identity = Identity::new(scratch.path());
+        let tls = Tls { certificate: identity.certificate, key: identity.key };
+        let mut emulator = Self::with(Config { tls: Some(tls), ..Config::default() });
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&identity.authority).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        emulator.trust = Some(Arc::new(config));
+        emulator
+    }
+
+    fn connect(&self) -> std::io::Result<Box<dyn Connection>> {
+        let stream = TcpStream::connect(self.addr())?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let Some(trust) = &self.trust else { return Ok(Box::new(stream)) };
+        let name = ServerName::IpAddress(self.addr().ip().into());
+        let connection = ClientConnection::new(Arc::clone(trust), name).unwrap();
+        Ok(Box::new(StreamOwned::new(connection, stream)))
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -206,8 +245,7 @@ impl Emulator {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut stream = TcpStream::connect(self.addr())?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut stream = self.connect()?;
         let mut head = format!("{method} /{ACCOUNT}{path} HTTP/1.1\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
@@ -223,7 +261,7 @@ impl Emulator {
 
     /// A request to one of the server's own paths.
     pub(crate) fn control(&self, method: &str, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(self.addr()).unwrap();
+        let mut stream = self.connect().unwrap();
         let len = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n"
@@ -248,7 +286,7 @@ pub(crate) fn with_query(path: &str, parameter: &str) -> String {
     format!("{path}{separator}{parameter}")
 }
 
-fn receive(stream: TcpStream, method: &str) -> std::io::Result<Answer> {
+fn receive(stream: impl Read, method: &str) -> std::io::Result<Answer> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;

@@ -63,7 +63,10 @@ fn bodies_break_off_or_lie() {
     let get = |range: &str| e.try_send("GET", "/con/b", &[("x-ms-range", range)], b"");
     for range in ["bytes=0-1048575", "bytes=0-8388607"] {
         inject(&e, Operation::GetBlob, Action::Truncate { bytes: 1000 });
+        let before = e.server.bytes_out();
         assert!(get(range).is_err(), "{range}");
+        let sent = e.server.bytes_out() - before;
+        assert!((1000..3000).contains(&sent), "{sent} bytes of {range}");
     }
     inject(&e, Operation::GetBlob, Action::ShortBody { bytes: 12 });
     assert_eq!(get("bytes=0-511").unwrap().expect(206).body.len(), 500);
@@ -75,6 +78,37 @@ fn bodies_break_off_or_lie() {
     inject(&e, Operation::GetBlob, Action::Corrupt);
     assert_ne!(get("bytes=0-511").unwrap().body, [0; 512]);
     assert_eq!(get("bytes=0-511").unwrap().body, [0; 512]);
+}
+
+#[test]
+fn bodies_arrive_damaged() {
+    let e = Emulator::with_blob(16 << 20);
+    let md5 = ("content-md5", "v2GerAzfP2jUluqTRBN+iw==");
+    let crc64 = ("x-ms-content-crc64", "6YKnaCgO5h0=");
+    for (hash, code) in [(md5, "Md5Mismatch"), (crc64, "Crc64Mismatch")] {
+        inject(&e, Operation::PutPage, Action::CorruptRequest);
+        assert_eq!(e.write("/con/b", 0, &[0; 512], &[hash]).error(), (400, code));
+        e.write("/con/b", 0, &[0; 512], &[hash]).expect(201);
+    }
+    // Nobody notices without a hash.
+    inject(&e, Operation::PutPage, Action::CorruptRequest);
+    e.write("/con/b", 0, &[0; 512], &[]).expect(201);
+    assert_eq!(e.read("/con/b", 0, 512).iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
+    inject(&e, Operation::PutBlob, Action::CorruptRequest);
+    e.put("/con/block", &[("x-ms-blob-type", "BlockBlob")], &[0; 9]).expect(201);
+    assert_eq!(e.get("/con/block", &[]).body, [0, 0, 0, 0, 1, 0, 0, 0, 0]);
+
+    // The hash of an answer is that of what was sent, not of what arrives; so of long ones too.
+    e.clear("/con/b", 0, 16 << 20, &[]).expect(201);
+    let get =
+        |range| e.get("/con/b", &[("x-ms-range", range), ("x-ms-range-get-content-crc64", "true")]);
+    inject(&e, Operation::GetBlob, Action::Corrupt);
+    let answer = get("bytes=0-511").expect(206);
+    assert_eq!(answer.header("x-ms-content-crc64"), crc64.1);
+    assert_ne!(answer.body, [0; 512]);
+    inject(&e, Operation::GetBlob, Action::Corrupt);
+    let answer = e.get("/con/b", &[("x-ms-range", "bytes=0-8388607")]).expect(206);
+    assert_eq!(answer.body.iter().filter(|byte| **byte != 0).count(), 1);
 }
 
 #[test]

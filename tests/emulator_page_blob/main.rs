@@ -8,9 +8,13 @@ mod blobs;
 mod client;
 mod conditions;
 mod copies;
+mod deletion;
 mod durability;
+mod encryption;
 mod faults;
 mod leases;
 mod limits;
 mod lists;
 mod pages;
+#[path = "../support/tls.rs"]
+mod tls;

@@ -197,6 +197,45 @@ fn differences_to_a_snapshot() {
 }
 
 #[test]
+fn ten_thousand_ranges_come_at_once_at_most() {
+    const RANGES: u64 = 10_001;
+    let e = Emulator::with_blob(RANGES * 1024);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let e = &e;
+            scope.spawn(move || {
+                for page in (writer..RANGES).step_by(4) {
+                    e.write("/con/b", page * 1024, &[1; 512], &[]).expect(201);
+                }
+            });
+        }
+    });
+    let ask = |query: &str, more: &[(&str, &str)]| {
+        let answer = e.get(&format!("/con/b?comp=pagelist{query}"), more).expect(200);
+        (ranges_of(&answer), answer.elements("NextMarker").concat())
+    };
+    let (first, marker) = ask("", &[]);
+    assert_eq!((first.len(), marker.is_empty()), (10_000, false));
+    // To ask for more changes nothing.
+    assert_eq!(ask("&maxresults=20000", &[]), (first, marker.clone()));
+    let rest = ask(&format!("&marker={marker}"), &[]);
+    let last = RANGES * 1024 - 1024;
+    assert_eq!(rest, (vec![format!("{last}-{}", last + 511)], String::new()));
+    // Before they had pages, lists had no limit.
+    let (all, marker) = ask("", &[("x-ms-version", "2019-12-12")]);
+    assert_eq!((all.len() as u64, marker.as_str()), (RANGES, ""));
+    // A difference has the same limit.
+    let time = e.snapshot("/con/b");
+    e.clear("/con/b", 0, RANGES * 1024, &[]).expect(201);
+    let (first, marker) = ask(&format!("&prevsnapshot={time}"), &[]);
+    assert_eq!((first.len(), first[0].as_str()), (10_000, "!0-511"));
+    assert_eq!(ask(&format!("&prevsnapshot={time}&marker={marker}"), &[]).0.len(), 1);
+    for bad in ["maxresults=0", "maxresults=x", "marker=what"] {
+        assert_eq!(e.get(&format!("/con/b?comp=pagelist&{bad}"), &[]).status, 400, "{bad}");
+    }
+}
+
+#[test]
 fn page_lists_come_in_pages() {
     let e = Emulator::with_blob(1 << 20);
     for page in 0..25 {

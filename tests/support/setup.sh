@@ -3,7 +3,7 @@
 # everything takes well under a second. Nothing is written outside the package database and target/tools.
 #
 #   tests/support/setup.sh              every group
-#   tests/support/setup.sh GROUP...     only these: rust packages kernel fsx azurite
+#   tests/support/setup.sh GROUP...     only these: rust packages kernel fsx azurite sdk
 #
 # Debian packages are pinned by the release of the machine (their versions are printed), the rest by exact version.
 # A registry that cannot be reached is an error only when the tool it would give is missing.
@@ -133,11 +133,28 @@ setup_azurite() {
   say "azurite $AZURITE_VERSION on node $(node --version)"
 }
 
+# The service's own SDK for Python, with what it needs, apart from the system's packages.
+setup_sdk() {
+  local dir=$tools/sdk wanted=$root/tests/external/requirements.txt
+  if ! cmp -s "$wanted" "$dir/requirements.txt"; then
+    say "installing the SDK for Python"
+    python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
+    mkdir -p "$tools"
+    rm -rf "$dir"
+    # A virtual environment does not survive being moved, so that the mark of a whole one comes last.
+    bounded python3 -m venv "$dir" || fail "could not make a virtual environment"
+    bounded "$dir/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$wanted" ||
+      fail "could not install the SDK for Python"
+    cp "$wanted" "$dir/requirements.txt"
+  fi
+  say "$(sed -n 's/^\(azure-storage-blob\)==/\1 /p' "$wanted") on $("$dir/bin/python" --version)"
+}
+
 groups=("$@")
-[[ $# -gt 0 ]] || groups=(rust packages kernel fsx azurite)
+[[ $# -gt 0 ]] || groups=(rust packages kernel fsx azurite sdk)
 for group in "${groups[@]}"; do
   case $group in
-    rust | packages | kernel | fsx | azurite) "setup_$group" ;;
-    *) fail "unknown group '$group'; the groups are: rust packages kernel fsx azurite" ;;
+    rust | packages | kernel | fsx | azurite | sdk) "setup_$group" ;;
+    *) fail "unknown group '$group'; the groups are: rust packages kernel fsx azurite sdk" ;;
   esac
 done

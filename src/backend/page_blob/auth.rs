@@ -20,7 +20,8 @@ use sha2::Sha256;
 use url::Url;
 
 use super::errors;
-use crate::client::{Answer, Attempt, Service, Verdict};
+use super::verify::Verifier;
+use crate::client::{Answer, Attempt, Checksum, Service, Verdict};
 
 /// The version of the REST interface that is asked for: the newest that every region, every
 /// sovereign cloud and both Azurites serve and that has paged page lists.
@@ -108,16 +109,22 @@ pub(super) struct BlobService {
     account: Arc<str>,
     clock: Clock,
     ids: Ids,
+    verifier: Arc<Verifier>,
 }
 
 impl BlobService {
     /// For requests to `account`; the name is for messages alone.
-    pub(super) fn new(credential: Credential, account: &str) -> BlobService {
+    pub(super) fn new(
+        credential: Credential,
+        account: &str,
+        verifier: Arc<Verifier>,
+    ) -> BlobService {
         BlobService {
             credential,
             account: Arc::from(account),
             clock: Clock::default(),
             ids: Ids::new(),
+            verifier,
         }
     }
 }
@@ -146,6 +153,11 @@ impl Service for BlobService {
 
     fn judge(&self, answer: &Answer<'_>) -> Verdict {
         errors::judge(answer, &self.account, &self.credential)
+    }
+
+    fn checksum(&self, asked: &HeaderMap, told: &HeaderMap) -> Option<Box<dyn Checksum>> {
+        let answer = self.verifier.of_answer(asked, told)?;
+        Some(Box::new(answer))
     }
 
     fn range_header(&self) -> HeaderName {

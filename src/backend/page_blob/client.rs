@@ -15,6 +15,7 @@ use url::Url;
 use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
 use super::auth::SharedKey;
 use super::copy_source::Source;
+use super::verify::Verifier;
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
 use crate::store::{Error, ErrorKind, Outcome, Result, Retry, Sink};
@@ -55,6 +56,7 @@ pub(super) struct Rest {
     endpoint: String,
     /// The signature to append to every query; kept out of `Debug` by its type.
     sas: Sas,
+    pub(super) verifier: Arc<Verifier>,
     /// The most attempts of one operation.
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
@@ -84,12 +86,14 @@ impl Rest {
         http: Client,
         endpoint: &str,
         sas: Option<Arc<str>>,
+        verifier: Arc<Verifier>,
         timeout: Duration,
     ) -> Rest {
         Rest {
             http,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             sas: Sas(sas),
+            verifier,
             attempts: u32::MAX,
             timeout,
             key: None,
@@ -223,7 +227,7 @@ impl Rest {
         Ok((properties, reply.headers))
     }
 
-    /// Get Blob: exactly `range`, in one version if `pin` has an ETag.
+    /// Get Blob: exactly `range`, in one version if `pin` has an ETag; as many requests as checksums need.
     pub(super) async fn get(
         &self,
         at: &Address,
@@ -231,12 +235,28 @@ impl Rest {
         pin: Pin<'_>,
         sink: &mut dyn Sink,
     ) -> Result<()> {
-        let mut request = self.at("Get Blob", at, Method::GET, Effect::Read);
-        request.headers.reserve(8);
-        if let Some(etag) = pin.etag {
-            request.headers.insert(IF_MATCH, etag.clone());
+        let mut start = range.start;
+        while start < range.end {
+            let ask = self.verifier.ask();
+            let longest = self.verifier.longest_read();
+            let mut request = self.at("Get Blob", at, Method::GET, Effect::Read);
+            request.headers.reserve(9);
+            if let Some(etag) = pin.etag {
+                request.headers.insert(IF_MATCH, etag.clone());
+            }
+            if let Some(ask) = &ask {
+                request.headers.insert(ask.clone(), HeaderValue::from_static("true"));
+            }
+            let mut part = start..range.end.min(start.saturating_add(longest));
+            match self.http.read(&request, &mut part, pin, sink).await {
+                Err(error) if error.kind() == ErrorKind::Unsupported && ask.is_some() => {
+                    self.verifier.give_up_reads("knows no checksums of its answers");
+                }
+                result => result?,
+            }
+            start = part.start;
         }
-        self.http.read(&request, range, pin, sink).await
+        Ok(())
     }
 
     /// Get Page Ranges: one page of the ranges with data inside `range`. Tried at most `attempts` times.
@@ -269,6 +289,7 @@ impl Rest {
         let mut request = self.page_request("Put Page", at, &(offset..offset + length));
         request.headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
         request.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        request.headers.extend(self.verifier.of_update(&pieces));
         request.body = pieces;
         request
     }
@@ -315,7 +336,12 @@ impl Rest {
         fence: &Fence,
     ) -> Result<Arc<str>> {
         fence.put(&mut request.headers);
-        etag_of(request, &self.http.call(request).await?)
+        let sent = self.http.call(request).await;
+        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
+            // Whoever sends it again, as who does not know its outcome does, sends it without.
+            self.verifier.give_up_updates(&mut request.headers);
+        }
+        etag_of(request, &sent?)
     }
 
     /// Set Blob Properties: the size. Gives the new ETag.

@@ -15,6 +15,7 @@ use super::credentials::{
     find_credential, read_credentials,
 };
 use super::lease::{SECONDS, Terms};
+use super::verify::Verify;
 use crate::backend::{ConfigError, OptionSpec, SourceRequest};
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
@@ -51,6 +52,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         default: Some("60"),
         help: "take the lease of blobs that are written, so that nobody else writes them: for 15 to 60 seconds at a time, infinite, or none",
     },
+    OptionSpec {
+        name: "verify",
+        value: Some("CHECKSUM"),
+        default: Some("crc64"),
+        help: "send and ask for checksums of what is on its way: crc64, md5 or off",
+    },
 ];
 
 /// The default of `-o connections`: enough to fill a gigabit link to a region 10 ms away, at 60 MiB/s
@@ -81,6 +88,8 @@ pub(super) struct Config {
     pub(super) timeout: Duration,
     /// How long blobs that are written are leased.
     pub(super) lease: Terms,
+    /// The checksum of what is on its way.
+    pub(super) verify: Verify,
     /// Where the host keeps what makes it one writer; `None` if nothing is to be written.
     pub(super) state_dir: Option<PathBuf>,
 }
@@ -170,6 +179,13 @@ impl Config {
                 }
             },
         };
+        let verify = match option("verify").map(|text| (text, Verify::parse(text))) {
+            None => Verify::Crc64,
+            Some((_, Some(verify))) => verify,
+            Some((text, None)) => {
+                return error(format!("-o verify={text}: write crc64, md5 or off"));
+            }
+        };
         Ok(Config {
             endpoint: place.endpoint,
             account: account.unwrap_or_else(|| "(unknown)".to_owned()),
@@ -180,6 +196,7 @@ impl Config {
             connections,
             timeout: request.timeout,
             lease,
+            verify,
             state_dir: request.state_dir.map(Path::to_owned),
         })
     }

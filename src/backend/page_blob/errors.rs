@@ -132,6 +132,12 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         Never,
         "accounts of this kind have no page blobs",
     ),
+    (
+        "FeatureNotSupported",
+        ErrorKind::Unsupported,
+        Never,
+        "this emulator does not know a header of the request",
+    ),
     ("APINotImplemented", ErrorKind::Unsupported, Never, "this emulator cannot do that"),
     (
         "InvalidPageRange",

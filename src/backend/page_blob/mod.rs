@@ -6,6 +6,7 @@
 //! | `auth` | signatures |
 //! | `client`, `address` | the REST operations, one method each; where a blob is |
 //! | `wire`, `xml` | headers and documents as values |
+//! | `verify` | checksums of what is on its way |
 //! | `errors` | what error codes mean |
 //! | `store`, `lookup`, `listing`, `rename` | the namespace |
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
@@ -37,6 +38,7 @@ mod state_dir;
 mod store;
 mod takeover;
 mod updates;
+mod verify;
 mod wire;
 mod xml;
 
@@ -50,6 +52,7 @@ use self::client::{Listing, Rest};
 use self::config::Config;
 use self::lease::{Leases, Terms};
 use self::store::{PageBlobStore, Root};
+use self::verify::Verifier;
 use super::{Backend, ConfigError, Scheme, SourceRequest};
 use crate::client::{Client, Config as ClientConfig};
 use crate::store::{BoxFuture, Error, ErrorKind, Kind, RemotePath, Result, Store};
@@ -108,14 +111,16 @@ impl Backend for PageBlobs {
 
 /// A client with this many attempts.
 fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
-    let service = BlobService::new(config.credential.clone(), &config.account);
+    let verifier = Arc::new(Verifier::new(config.verify));
+    let service =
+        BlobService::new(config.credential.clone(), &config.account, Arc::clone(&verifier));
     let settings = ClientConfig { timeout: config.timeout, connections: config.connections };
     let http = Client::new(settings, Arc::new(service))?;
     let sas = match &config.credential {
         Credential::Sas(sas) => Some(Arc::clone(sas)),
         Credential::SharedKey(_) | Credential::Anonymous => None,
     };
-    let mut rest = Rest::new(http, &config.endpoint, sas, config.timeout);
+    let mut rest = Rest::new(http, &config.endpoint, sas, verifier, config.timeout);
     rest.attempts = attempts;
     if let Credential::SharedKey(key) = &config.credential {
         rest.key = Some(key.clone());

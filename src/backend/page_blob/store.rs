@@ -238,6 +238,7 @@ impl Store for PageBlobStore {
             write: WriteModel::InPlace { align: length::PAGE, max: MAX_UPDATE },
             immutable: false,
             max_len: MAX_LEN,
+            max_read: self.rest.verifier.longest_read(),
         }
     }
 

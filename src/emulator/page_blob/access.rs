@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::conditions::Conditions;
+use super::encryption::Encryption;
 use super::error::{self, Failure};
 use super::lease::Leased;
 use super::reply::Reply;
-use super::request::{Call, Encryption};
+use super::request::Call;
 use super::storage::{Container, EntryState, Storage};
 use super::version::Version;
 
@@ -37,8 +38,13 @@ impl Guards {
 
     /// Judges a read, key included.
     pub(super) fn check_read(&self, version: &Version, now: i64) -> Result<(), Failure> {
-        self.check_lease_read(version, now)?;
         self.check_key(version)?;
+        self.check_look(version, now)
+    }
+
+    /// Judges a read of what is not encrypted, such as where there are pages.
+    pub(super) fn check_look(&self, version: &Version, now: i64) -> Result<(), Failure> {
+        self.check_lease_read(version, now)?;
         self.conditions.check_read(version.props.current()).map_err(|code| {
             Failure::from(code).header("etag", format!("\"{}\"", version.props.etag))
         })

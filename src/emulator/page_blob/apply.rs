@@ -7,7 +7,9 @@ use super::operation::Operation;
 use super::reply::Reply;
 use super::request::Call;
 use super::service::Service;
-use super::{blob, blocks, container, copy, lease_ops, list, page_list, pages, properties};
+use super::{
+    blob, blocks, container, copy, deletion, lease_ops, list, page_list, pages, properties,
+};
 
 /// Applies a complete request.
 pub(super) fn apply(service: &Service, call: Call) -> Result<Reply, Failure> {
@@ -21,7 +23,7 @@ pub(super) fn apply(service: &Service, call: Call) -> Result<Reply, Failure> {
         Operation::PutBlob | Operation::PutBlock => Err(super::error::INTERNAL_ERROR.into()),
         Operation::ListContainers => container::list(storage, call),
         Operation::GetAccountInformation => Ok(container::account_information()),
-        Operation::GetServiceProperties => Ok(container::service_properties()),
+        Operation::GetServiceProperties => Ok(container::service_properties(service.soft_delete)),
         Operation::CreateContainer => container::create(storage, call),
         Operation::DeleteContainer => container::delete(storage, call),
         Operation::GetContainerProperties => container::get(storage, call, false),
@@ -45,8 +47,8 @@ pub(super) fn apply(service: &Service, call: Call) -> Result<Reply, Failure> {
         Operation::LeaseBlob => lease_ops::blob(storage, call),
         Operation::CopyBlob => copy::blob(storage, &service.authority, service.port, call),
         Operation::AbortCopyBlob => copy::abort(storage, call),
-        Operation::DeleteBlob => blob::delete(storage, call),
-        Operation::UndeleteBlob => blob::undelete(storage, call),
+        Operation::DeleteBlob => deletion::delete(storage, call, service.soft_delete),
+        Operation::UndeleteBlob => deletion::undelete(storage, call),
         Operation::PutBlockList => blocks::put_block_list(storage, call),
         Operation::GetBlockList => blocks::get_block_list(storage, call),
         Operation::AppendBlock => blocks::append(storage, call),

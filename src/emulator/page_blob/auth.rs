@@ -53,6 +53,8 @@ pub(super) struct Presented<'a> {
     pub(super) target: &'a Target,
     pub(super) query: &'a Query,
     pub(super) headers: &'a HeaderMap,
+    /// It came over TLS.
+    pub(super) secure: bool,
 }
 
 /// Keys and tokens.
@@ -185,7 +187,8 @@ impl Authority {
         if time("se")?.is_none_or(|end| now >= end) {
             return Err(refuse("Signature not valid in the specified time frame"));
         }
-        if asked.query.filled("spr").is_some_and(|spr| !spr.split(',').any(|p| p == "http")) {
+        let scheme = if asked.secure { "https" } else { "http" };
+        if asked.query.filled("spr").is_some_and(|spr| !spr.split(',').any(|p| p == scheme)) {
             return Err(error::PROTOCOL_MISMATCH.into());
         }
         if of_account {
@@ -435,6 +438,7 @@ mod tests {
             target: &target,
             query: &query,
             headers: &headers,
+            secure: false,
         };
         let public = || match target.container.as_deref() {
             Some("pub") => Some(Public::Blob),
@@ -548,6 +552,7 @@ mod tests {
                 target: &target,
                 query: &query,
                 headers: &headers,
+                secure: false,
             };
             let mut mac = authority.keys[ACCOUNT].clone();
             mac.update(service_sas(asked).unwrap().as_bytes());

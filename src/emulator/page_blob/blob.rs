@@ -100,6 +100,7 @@ pub(super) fn fresh(call: &Call, kind: Kind, now: i64) -> Result<Properties, Fai
         copy: None,
         blocks: Vec::new(),
         append_blocks: 0,
+        deleted_ms: None,
         data: String::new(),
     })
 }
@@ -144,7 +145,7 @@ pub(super) fn replace(
     }
     let props = version.props.clone();
     state.uncommitted.clear();
-    if let Some(old) = state.live.replace(version) {
+    for old in [state.live.replace(version), state.deleted.take()].into_iter().flatten() {
         old.remove_files();
     }
     Ok(props)
@@ -363,50 +364,4 @@ pub(super) fn snapshot(storage: &Storage, call: &Call) -> Result<Reply, Failure>
         .header("x-ms-snapshot", &time);
     state.snapshots.insert(time, copy);
     Ok(reply)
-}
-
-/// Delete Blob, with or without its snapshots, or one snapshot.
-pub(super) fn delete(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
-    let guards = Guards::of(call)?;
-    let snapshots = match call.header("x-ms-delete-snapshots")? {
-        None => None,
-        Some("include") => Some(true),
-        Some("only") => Some(false),
-        Some(other) => return Err(invalid_header("x-ms-delete-snapshots", other)),
-    };
-    let now = storage.clock.now_ms();
-    let container = access::container(storage, call)?;
-    let reply = || Reply::new(202).header("x-ms-delete-type-permanent", "true");
-    container.with_entry(call.blob(), |state| {
-        if let Some(time) = call.snapshot() {
-            if snapshots.is_some() {
-                return Err(error::invalid_query("snapshot", time));
-            }
-            let version = access::pick(state, Some(time))?;
-            guards.conditions.check_write(Some(version.props.current()))?;
-            container.remove(version)?;
-            state.snapshots.remove(time);
-            return Ok(reply());
-        }
-        let live = state.live.as_ref().ok_or(error::BLOB_NOT_FOUND)?;
-        guards.check_write(live, now)?;
-        if !state.snapshots.is_empty() && snapshots.is_none() {
-            return Err(error::SNAPSHOTS_PRESENT.into());
-        }
-        while let Some((_, version)) = state.snapshots.first_key_value() {
-            container.remove(version)?;
-            state.snapshots.pop_first();
-        }
-        if snapshots != Some(false) {
-            container.remove(live)?;
-            state.live = None;
-            state.uncommitted.clear();
-        }
-        Ok(reply())
-    })
-}
-
-/// Undelete Blob. There is no soft delete here: a blob that is there stays, another is not found.
-pub(super) fn undelete(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
-    access::change(storage, call, |_, _| Ok(Reply::new(200)))
 }

@@ -70,7 +70,26 @@ pub(super) async fn serve(
         reading: rate.map(Pace::new),
         writing: rate.map(Pace::new),
     };
-    let answer = service_fn(|request| service.answer(&control, request));
+    let Some(tls) = &service.tls else {
+        return serve_http(&service, &control, io, stop).await;
+    };
+    let accepted = tokio::select! {
+        accepted = tls.accept(io) => accepted,
+        () = stopped(&mut stop) => return,
+    };
+    match accepted {
+        Ok(io) => serve_http(&service, &control, io, stop).await,
+        Err(error) => log::debug!(target: "emulator", "no TLS connection: {error}"),
+    }
+}
+
+async fn serve_http(
+    service: &Arc<Service>,
+    control: &Control,
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    mut stop: watch::Receiver<bool>,
+) {
+    let answer = service_fn(|request| service.answer(control, request));
     let connection = http1::Builder::new()
         .max_buf_size(CONNECTION_BUFFER)
         .writev(true)

@@ -6,6 +6,7 @@ use std::io;
 
 use super::access;
 use super::conditions::{Conditions, Current};
+use super::deletion::RETENTION_DAYS;
 use super::error::{self, Failure, invalid_header};
 use super::lease::{Lease, Leased};
 use super::record::{ContainerInfo, Public};
@@ -156,7 +157,7 @@ pub(super) fn list(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let now = storage.clock.now_ms();
     let account = storage.accounts.get(&call.target.account).ok_or(error::RESOURCE_NOT_FOUND)?;
     let host = call.header("host")?.unwrap_or("127.0.0.1");
-    let endpoint = format!("http://{host}/{}/", call.target.account);
+    let endpoint = format!("{}://{host}/{}/", call.scheme(), call.target.account);
 
     let mut document = Document::new();
     document.begin_with("EnumerationResults", &[("ServiceEndpoint", &endpoint)]);
@@ -208,10 +209,11 @@ pub(super) fn account_information() -> Reply {
         .header("x-ms-is-hns-enabled", "false")
 }
 
-/// Get Blob Service Properties: nothing is switched on.
-pub(super) fn service_properties() -> Reply {
+/// Get Blob Service Properties: whether there is soft delete.
+pub(super) fn service_properties(soft_delete: bool) -> Reply {
     let mut document = Document::new();
     document.begin("StorageServiceProperties").begin("DeleteRetentionPolicy");
-    document.element("Enabled", "false");
+    document.element("Enabled", if soft_delete { "true" } else { "false" });
+    document.optional("Days", soft_delete.then_some(RETENTION_DAYS));
     Reply::new(200).xml(document.finish())
 }

@@ -85,6 +85,7 @@ fn find(
             target: &target,
             query: &query,
             headers: &headers,
+            secure: url.starts_with("https:"),
         };
         let public = || {
             let name = target.container.as_deref()?;

@@ -167,6 +167,8 @@ pub enum Action {
     },
     /// One bit of the answer's body is wrong.
     Corrupt,
+    /// One bit of the request's body is wrong when it arrives.
+    CorruptRequest,
     /// The answer is lost, and the request is applied when later ones have been: after so many
     /// milliseconds, or when held requests are released.
     ApplyLate {

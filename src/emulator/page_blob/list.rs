@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::access;
 use super::clock::http_date;
+use super::deletion::RETENTION_DAYS;
 use super::error::{self, Failure};
 use super::record::{Kind, Properties};
 use super::reply::Reply;
@@ -64,6 +65,7 @@ struct Include {
     snapshots: bool,
     uncommitted: bool,
     copy: bool,
+    deleted: bool,
 }
 
 impl Include {
@@ -78,9 +80,9 @@ impl Include {
                 "snapshots" => include.snapshots = true,
                 "uncommittedblobs" => include.uncommitted = true,
                 "copy" => include.copy = true,
-                // Nothing here is ever deleted softly, versioned, tagged or held.
-                "deleted"
-                | "versions"
+                "deleted" => include.deleted = true,
+                // Nothing here is ever versioned, tagged or held.
+                "versions"
                 | "tags"
                 | "immutabilitypolicy"
                 | "legalhold"
@@ -110,7 +112,7 @@ pub(super) fn blobs(storage: &Storage, call: &Call, short: bool) -> Result<Reply
     let now = storage.clock.now_ms();
     let container = access::container(storage, call)?;
     let host = call.header("host")?.unwrap_or("127.0.0.1");
-    let endpoint = format!("http://{host}/{}/", call.target.account);
+    let endpoint = format!("{}://{host}/{}/", call.scheme(), call.target.account);
 
     let mut document = Document::new();
     document.begin_with(
@@ -208,6 +210,8 @@ fn shown(entry: &Entry, include: Include) -> bool {
     state.live.is_some()
         || (include.snapshots && !state.snapshots.is_empty())
         || (include.uncommitted && !state.uncommitted.is_empty())
+        || (include.deleted && state.deleted.is_some())
+        || (include.deleted && include.snapshots && !state.deleted_snapshots.is_empty())
 }
 
 /// A list that is being written.
@@ -252,7 +256,10 @@ impl Walk {
     fn entry(&mut self, entry: &Entry, after: Option<&str>) -> bool {
         let state = entry.state.read();
         if self.include.snapshots {
-            for (time, version) in &state.snapshots {
+            let deleted = state.deleted_snapshots.iter().filter(|_| self.include.deleted);
+            let mut all: Vec<_> = state.snapshots.iter().chain(deleted).collect();
+            all.sort_by_key(|(time, _)| *time);
+            for (time, version) in all {
                 if after.is_some_and(|after| time.as_str() < after) {
                     continue;
                 }
@@ -268,6 +275,11 @@ impl Walk {
                 return false;
             }
             self.blob(&live.props);
+        } else if let (true, Some(deleted)) = (self.include.deleted, &state.deleted) {
+            if !self.room(&entry.name, last) {
+                return false;
+            }
+            self.blob(&deleted.props);
         } else if self.include.uncommitted && !state.uncommitted.is_empty() {
             if !self.room(&entry.name, last) {
                 return false;
@@ -293,7 +305,10 @@ impl Walk {
         self.document.begin("Blob");
         self.name(&props.name);
         let document = &mut self.document;
-        document.optional("Snapshot", props.snapshot.as_deref()).begin("Properties");
+        document
+            .optional("Snapshot", props.snapshot.as_deref())
+            .optional("Deleted", props.deleted_ms.map(|_| "true"))
+            .begin("Properties");
         let content = &props.content;
         document
             .element("Creation-Time", &http_date(props.created_ms))
@@ -330,6 +345,11 @@ impl Walk {
                 .element("CopyStatus", "success")
                 .element("CopyProgress", &format!("{0}/{0}", props.size))
                 .element("CopyCompletionTime", &http_date(copy.completed_ms));
+        }
+        if let Some(at) = props.deleted_ms {
+            document
+                .element("DeletedTime", &http_date(at))
+                .element("RemainingRetentionDays", RETENTION_DAYS);
         }
         document
             .element("ServerEncrypted", "true")

@@ -29,6 +29,8 @@ mod container;
 mod control;
 mod copy;
 mod data_file;
+mod deletion;
+mod encryption;
 mod error;
 mod faults;
 mod hash;
@@ -48,6 +50,7 @@ mod service;
 mod spoil;
 mod storage;
 mod throttle;
+mod tls;
 mod version;
 mod xml;
 
@@ -73,6 +76,7 @@ use self::service::Service;
 use self::storage::Storage;
 use self::throttle::Buckets;
 pub use self::throttle::Throttle;
+pub use self::tls::Tls;
 
 /// The account that emulators of this service have always had.
 pub const WELL_KNOWN_ACCOUNT: &str = "devstoreaccount1";
@@ -119,6 +123,10 @@ pub struct Config {
     pub short_pages: bool,
     /// Requests signed with a date more than 15 minutes off are refused.
     pub date_check: bool,
+    /// Serves HTTPS instead of HTTP.
+    pub tls: Option<Tls>,
+    /// Deleted blobs are kept out of sight until they are undeleted or made anew.
+    pub soft_delete: bool,
     /// Faults from the start.
     pub faults: Vec<Rule>,
     /// Where the random sequence of faults begins.
@@ -141,6 +149,8 @@ impl Default for Config {
             throttle: None,
             short_pages: false,
             date_check: true,
+            tls: None,
+            soft_delete: false,
             faults: Vec::new(),
             seed: 0,
         }
@@ -160,6 +170,8 @@ impl fmt::Debug for Config {
             .field("throttle", &self.throttle)
             .field("short_pages", &self.short_pages)
             .field("date_check", &self.date_check)
+            .field("tls", &self.tls)
+            .field("soft_delete", &self.soft_delete)
             .field("faults", &self.faults)
             .field("seed", &self.seed)
             .finish()
@@ -191,7 +203,7 @@ impl Server {
 
     /// URL of an account, without a slash at the end.
     pub fn account_url(&self, account: &str) -> String {
-        format!("http://{}/{account}", self.addr)
+        format!("{}://{}/{account}", self.service.scheme(), self.addr)
     }
 
     /// How often an operation was asked for, by whoever was allowed to.
@@ -313,6 +325,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
     for token in &config.tokens {
         authority.add_token(token.clone(), None);
     }
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let listener = TcpListener::bind(config.listen).await?;
     let addr = listener.local_addr()?;
     let (dir, temporary) = match &config.data {
@@ -342,6 +355,8 @@ pub async fn start(config: Config) -> io::Result<Server> {
         throttle: config.throttle.map(Buckets::new),
         throttled: AtomicU64::new(0),
         short_pages: config.short_pages,
+        tls,
+        soft_delete: config.soft_delete,
         port: addr.port(),
         stop: stopped.clone(),
         held: Mutex::default(),

@@ -44,7 +44,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
     if version.props.kind != Kind::Page {
         return Err(error::INVALID_BLOB_TYPE.into());
     }
-    guards.check_read(version, now)?;
+    guards.check_look(version, now)?;
     let size = version.props.size;
     let (start, end) = match range {
         None => (0, size),

@@ -17,6 +17,7 @@ use super::operation::Operation;
 use super::pages;
 use super::request::{Call, Payload, header};
 use super::service::NoAnswer;
+use super::spoil;
 use super::storage::Storage;
 
 /// Largest block blob that is put at once, and largest block: 256 MiB.
@@ -101,11 +102,13 @@ pub(super) fn check(call: &Call, method: &Method) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Receives the body of a request into its payload. The outer error is the connection's.
+/// Receives the body of a request into its payload, with one bit wrong if `corrupt`. The outer error
+/// is the connection's.
 pub(super) async fn body(
     storage: &Storage,
     call: &mut Call,
     mut body: Incoming,
+    corrupt: bool,
 ) -> Result<Result<(), Failure>, NoAnswer> {
     let len = content_length(&call.headers).ok().flatten().unwrap_or(0);
     let expected = expected(call);
@@ -119,9 +122,13 @@ pub(super) async fn body(
             let mut crc = crc64fast_nvme::Digest::new();
             let mut at = 0;
             while let Some(bytes) = next(&mut body).await? {
-                buffer.as_mut()[at..at + bytes.len()].copy_from_slice(&bytes);
-                crc.write(&bytes);
-                at += bytes.len();
+                let end = at + bytes.len();
+                buffer.as_mut()[at..end].copy_from_slice(&bytes);
+                if corrupt {
+                    spoil::bit(&mut buffer.as_mut()[at..end], at, len as usize);
+                }
+                crc.write(&buffer.as_ref()[at..end]);
+                at = end;
             }
             // MD5 costs milliseconds, and is computed only for those who send one.
             let wanted = call.headers.contains_key("content-md5");
@@ -139,7 +146,12 @@ pub(super) async fn body(
             };
             let mut staged = storage.stage(&container)?;
             let mut hashes = Running::new();
-            while let Some(bytes) = next(&mut body).await? {
+            while let Some(mut bytes) = next(&mut body).await? {
+                if corrupt {
+                    let mut wrong = bytes.to_vec();
+                    spoil::bit(&mut wrong, staged.len() as usize, len as usize);
+                    bytes = Bytes::from(wrong);
+                }
                 staged.append(&bytes)?;
                 hashes.update(&bytes);
             }

@@ -82,6 +82,9 @@ pub(super) struct Properties {
     pub(super) copy: Option<CopyInfo>,
     pub(super) blocks: Vec<Block>,
     pub(super) append_blocks: u32,
+    /// Set once it was deleted softly.
+    #[serde(default)]
+    pub(super) deleted_ms: Option<i64>,
     /// Name of the data file without its extension.
     pub(super) data: String,
 }

@@ -5,11 +5,13 @@
 use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
 
 use super::buffer::Pool;
 use super::clock::http_date;
@@ -139,7 +141,12 @@ pub(super) struct Outgoing {
     content: Content,
     /// A fault: after so many bytes, this.
     pub(super) breaks: Option<(u64, Break)>,
+    /// Runs while what came before a cut is sent.
+    before_cut: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long what came before a cut has, to be sent.
+const BEFORE_CUT: Duration = Duration::from_millis(20);
 
 /// How a body ends before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +159,7 @@ pub(super) enum Break {
 
 impl Outgoing {
     pub(super) fn new(content: Content) -> Self {
-        Self { content, breaks: None }
+        Self { content, breaks: None, before_cut: None }
     }
 
     fn next(&mut self) -> Option<std::io::Result<Bytes>> {
@@ -187,11 +194,14 @@ impl Body for Outgoing {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         match &this.breaks {
             Some((0, Break::Cut)) => {
+                // While there is more to come, the transport sends what it has.
+                let sent = this.before_cut.get_or_insert_with(|| Box::pin(sleep(BEFORE_CUT)));
+                ready!(sent.as_mut().poll(context));
                 return Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionReset.into())));
             }
             // Nobody will wake this: the client has to give up.

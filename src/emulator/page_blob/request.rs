@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use super::auth::Identity;
 use super::buffer::Buffer;
 use super::data_file::Staged;
+use super::encryption::Encryption;
 use super::error::{self, Code, Failure, invalid_header, invalid_query, missing_header};
 use super::operation::Operation;
 
@@ -165,6 +166,8 @@ pub(super) struct Call {
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
     pub(super) version: &'static str,
+    /// It came over TLS.
+    pub(super) secure: bool,
     pub(super) identity: Identity,
     pub(super) payload: Payload,
     /// Checksums of the body, where the caller or the answer needs them.
@@ -234,7 +237,12 @@ impl Call {
 
     /// The customer's key and the encryption scope that come with the request.
     pub(super) fn encryption(&self) -> Result<Encryption, Failure> {
-        Encryption::parse(&self.headers)
+        Encryption::parse(&self.headers, self.op.is_read(), self.secure)
+    }
+
+    /// The scheme by which it came.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// Metadata of the request, names as given.
@@ -346,50 +354,6 @@ pub(super) fn metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Fai
         return Err(error::METADATA_TOO_LARGE.into());
     }
     Ok(found)
-}
-
-/// How a blob's content is said to be encrypted. The emulator keeps no ciphertext, only this.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Encryption {
-    /// Base64 of the key's SHA-256.
-    pub(super) key_sha256: Option<String>,
-    pub(super) scope: Option<String>,
-}
-
-impl Encryption {
-    fn parse(headers: &HeaderMap) -> Result<Self, Failure> {
-        use base64::Engine;
-        use base64::engine::general_purpose::STANDARD;
-        use sha2::Digest;
-
-        const KEY: &str = "x-ms-encryption-key";
-        const SHA: &str = "x-ms-encryption-key-sha256";
-        const ALGORITHM: &str = "x-ms-encryption-algorithm";
-        let scope = header(headers, "x-ms-encryption-scope")?.map(str::to_owned);
-        let key = header(headers, KEY)?;
-        let given = [header(headers, SHA)?, header(headers, ALGORITHM)?];
-        let Some(key) = key else {
-            return match given {
-                [None, None] => Ok(Self { key_sha256: None, scope }),
-                _ => Err(missing_header(KEY)),
-            };
-        };
-        if scope.is_some() {
-            return Err(error::INVALID_INPUT.into());
-        }
-        let sha = given[0].ok_or_else(|| missing_header(SHA))?;
-        let algorithm = given[1].ok_or_else(|| missing_header(ALGORITHM))?;
-        if algorithm != "AES256" {
-            return Err(invalid_header(ALGORITHM, algorithm));
-        }
-        // The key itself is never echoed.
-        let bytes = STANDARD.decode(key).ok().filter(|bytes| bytes.len() == 32);
-        let bytes = bytes.ok_or_else(|| invalid_header(KEY, ""))?;
-        if STANDARD.encode(sha2::Sha256::digest(&bytes)) != sha {
-            return Err(invalid_header(SHA, sha));
-        }
-        Ok(Self { key_sha256: Some(sha.to_owned()), scope: None })
-    }
 }
 
 /// The version that applies to a request, and whether it was named in it.
@@ -516,22 +480,5 @@ mod tests {
         assert_eq!(check(&[], "sv=2020-12-06"), Ok(("2020-12-06", true)));
         assert_eq!(check(&[], ""), Ok((VERSION_OF_ANONYMOUS, false)));
         assert_eq!(check(&[("x-ms-version", "2021-12-03")], "").unwrap_err(), "InvalidHeaderValue");
-    }
-
-    #[test]
-    fn a_customer_key_must_match_its_hash() {
-        let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        let sha = "Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU=";
-        let parse = |sha: &str, algorithm: &str| {
-            Encryption::parse(&headers(&[
-                ("x-ms-encryption-key", key),
-                ("x-ms-encryption-key-sha256", sha),
-                ("x-ms-encryption-algorithm", algorithm),
-            ]))
-        };
-        assert_eq!(parse(sha, "AES256").unwrap().key_sha256.as_deref(), Some(sha));
-        assert!(parse(key, "AES256").is_err());
-        assert!(parse(sha, "AES128").is_err());
-        assert!(Encryption::parse(&headers(&[("x-ms-encryption-algorithm", "AES256")])).is_err());
     }
 }

@@ -8,7 +8,7 @@
 //! a request whose connection goes away was applied whole or not at all. Faults that concern the
 //! answer are played here; what an operation does is in the modules beside.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::auth::{Authority, Presented};
 use super::clock::Clock;
@@ -36,7 +37,6 @@ use super::{access, apply, control, receive, spoil};
 const LONGEST_CLIENT_ID: usize = 1024;
 
 /// Everything that requests share.
-#[derive(Debug)]
 pub(super) struct Service {
     pub(super) storage: Storage,
     pub(super) authority: Authority,
@@ -49,6 +49,8 @@ pub(super) struct Service {
     pub(super) throttle: Option<Buckets>,
     pub(super) throttled: AtomicU64,
     pub(super) short_pages: bool,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) soft_delete: bool,
     /// The server's own port, by which it knows sources of copies.
     pub(super) port: u16,
     pub(super) stop: watch::Receiver<bool>,
@@ -68,8 +70,8 @@ pub(super) enum NoAnswer {
     Reset,
 }
 
-impl std::fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connection(error) => write!(f, "connection failed: {error}"),
             Self::Reset => f.write_str("reset by a fault"),
@@ -87,7 +89,21 @@ struct Echo {
     head: bool,
 }
 
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("storage", &self.storage)
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Service {
+    /// What its URLs begin with.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Answers one request, or not.
     pub(super) async fn answer(
         self: &Arc<Self>,
@@ -124,7 +140,8 @@ impl Service {
         };
         echo.version = parts.headers.contains_key("x-ms-version").then_some(call.version);
 
-        match receive::body(&self.storage, &mut call, body).await? {
+        let corrupt = fault == Some(Action::CorruptRequest);
+        match receive::body(&self.storage, &mut call, body, corrupt).await? {
             Ok(()) => {}
             Err(failure) => return Ok(self.respond(&echo, Err(failure), None)),
         }
@@ -163,6 +180,7 @@ impl Service {
             target: &target,
             query: &query,
             headers: &parts.headers,
+            secure: self.tls.is_some(),
         };
         let public = || {
             let name = target.container.as_deref()?;
@@ -176,6 +194,7 @@ impl Service {
             query,
             headers: parts.headers.clone(),
             version,
+            secure: self.tls.is_some(),
             identity,
             payload: Payload::None,
             body_md5: None,
@@ -365,6 +384,7 @@ fn take(call: &mut Call) -> Call {
         query: call.query.clone(),
         headers: std::mem::replace(&mut call.headers, HeaderMap::new()),
         version: call.version,
+        secure: call.secure,
         identity: call.identity.clone(),
         payload: std::mem::take(&mut call.payload),
         body_md5: call.body_md5.take(),

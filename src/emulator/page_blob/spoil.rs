@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
+use super::data_file::read_or_zeros;
 use super::error::{self, Failure};
 use super::faults::Action;
 use super::reply::{Content, Reply};
@@ -33,6 +34,13 @@ pub(super) fn failure(status: u16, code: Option<&str>) -> Failure {
     failure
 }
 
+/// Makes the bit in the middle of a body of `len` bytes wrong, if it is in `piece`, which begins at `at`.
+pub(super) fn bit(piece: &mut [u8], at: usize, len: usize) {
+    if let Some(byte) = (len / 2).checked_sub(at).and_then(|index| piece.get_mut(index)) {
+        *byte ^= 1;
+    }
+}
+
 /// Makes an answer wrong, where it has what can be wrong.
 pub(super) fn reply(reply: &mut Reply, fault: &Action) {
     match fault {
@@ -54,14 +62,23 @@ pub(super) fn reply(reply: &mut Reply, fault: &Action) {
             }
         }
         Action::Corrupt => {
-            if let Content::Bytes(body) | Content::Chunked(body) = &mut reply.content {
-                let mut wrong = body.to_vec();
-                let middle = wrong.len() / 2;
-                if let Some(byte) = wrong.get_mut(middle) {
-                    *byte ^= 1;
+            let mut wrong = match &reply.content {
+                Content::Bytes(body) | Content::Chunked(body) => body.to_vec(),
+                Content::File { file, offset, len, .. } => {
+                    let mut whole = vec![0; usize::try_from(*len).unwrap_or(0)];
+                    if let Err(error) = read_or_zeros(file, &mut whole, *offset) {
+                        log::error!(target: "emulator", "cannot read what is to be spoiled: {error}");
+                    }
+                    whole
                 }
-                *body = Bytes::from(wrong);
-            }
+                Content::Empty | Content::Length(_) => return,
+            };
+            let len = wrong.len();
+            bit(&mut wrong, 0, len);
+            reply.content = match &reply.content {
+                Content::Chunked(_) => Content::Chunked(Bytes::from(wrong)),
+                _ => Content::Bytes(Bytes::from(wrong)),
+            };
         }
         Action::WrongContentRange { shift } => {
             let shifted = reply.headers.get("content-range").and_then(|value| {

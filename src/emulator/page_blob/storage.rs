@@ -44,6 +44,9 @@ pub(super) struct Uncommitted {
 pub(super) struct EntryState {
     pub(super) live: Option<Version>,
     pub(super) snapshots: BTreeMap<String, Version>,
+    /// The blob, if it was deleted softly.
+    pub(super) deleted: Option<Version>,
+    pub(super) deleted_snapshots: BTreeMap<String, Version>,
     pub(super) uncommitted: BTreeMap<String, Uncommitted>,
     /// No longer in the container: look the name up again.
     detached: bool,
@@ -233,9 +236,11 @@ impl Storage {
             used.insert(props.data.clone());
             let version = self.load_version(&dir, &path, props)?;
             let state = blobs.entry(version.props.name.clone()).or_default();
-            match version.props.snapshot.clone() {
-                None => state.live = Some(version),
-                Some(time) => drop(state.snapshots.insert(time, version)),
+            match (version.props.snapshot.clone(), version.props.deleted_ms) {
+                (None, None) => state.live = Some(version),
+                (None, Some(_)) => state.deleted = Some(version),
+                (Some(time), None) => drop(state.snapshots.insert(time, version)),
+                (Some(time), Some(_)) => drop(state.deleted_snapshots.insert(time, version)),
             }
         }
         // What no sidecar names is left over from something that was never answered.
@@ -347,6 +352,10 @@ impl Container {
 
 impl EntryState {
     fn is_empty(&self) -> bool {
-        self.live.is_none() && self.snapshots.is_empty() && self.uncommitted.is_empty()
+        self.live.is_none()
+            && self.snapshots.is_empty()
+            && self.uncommitted.is_empty()
+            && self.deleted.is_none()
+            && self.deleted_snapshots.is_empty()
     }
 }

@@ -24,11 +24,15 @@ const PATH: &AsciiSet =
 /// The same within a query.
 pub(super) const QUERY: &AsciiSet = &PATH.add(b'/');
 
-/// One blob's address.
+/// One blob's address, or that of one of its snapshots.
 #[derive(Clone)]
 pub(super) struct Address {
     url: Url,
+    /// The blob's container and name.
+    blob: Arc<str>,
     target: Arc<str>,
+    /// The time of the snapshot; `None` for the blob itself.
+    snapshot: Option<Arc<str>>,
 }
 
 impl Address {
@@ -50,15 +54,46 @@ impl Address {
             let _ = write!(text, "?{sas}");
         }
         let url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
-        Ok(Address { url, target })
+        Ok(Address { url, blob: Arc::clone(&target), target, snapshot: None })
     }
 
-    /// The blob's URL, which may hold a signature.
+    /// The address of this blob's snapshot of a time.
+    pub(super) fn at_snapshot(&self, time: &str) -> Address {
+        let mut url = self.url.clone();
+        let mut query = format!("snapshot={}", utf8_percent_encode(time, QUERY));
+        if let Some(sas) = self.url.query() {
+            let _ = write!(query, "&{sas}");
+        }
+        url.set_query(Some(&query));
+        let blob = Arc::clone(&self.blob);
+        let target = format!("{blob} of {time}").into();
+        Address { url, blob, target, snapshot: Some(time.into()) }
+    }
+
+    /// The time of the snapshot; `None` for the blob itself.
+    pub(super) fn snapshot(&self) -> Option<&str> {
+        self.snapshot.as_deref()
+    }
+
+    /// Container and name of the blob, `container/name`.
+    pub(super) fn blob(&self) -> &str {
+        &self.blob
+    }
+
+    /// `pairs` of a query, and what chooses the snapshot, if it is one.
+    pub(super) fn query(&self, pairs: &str) -> String {
+        match &self.snapshot {
+            Some(time) => format!("{pairs}&snapshot={}", utf8_percent_encode(time, QUERY)),
+            None => pairs.to_owned(),
+        }
+    }
+
+    /// The URL, which may hold a signature.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The blob's name as it may be shown.
+    /// The name as it may be shown.
     pub(super) fn target(&self) -> &Arc<str> {
         &self.target
     }

@@ -158,8 +158,18 @@ impl Rest {
 
     /// List Blobs.
     pub(super) async fn list(&self, container: &str, listing: &Listing<'_>) -> Result<BlobPage> {
-        let mut query =
-            format!("restype=container&comp=list&include=metadata&maxresults={}", listing.max);
+        self.list_including("metadata", container, listing).await
+    }
+
+    /// List Blobs with what `include` says, as it stands in a query.
+    pub(super) async fn list_including(
+        &self,
+        include: &str,
+        container: &str,
+        listing: &Listing<'_>,
+    ) -> Result<BlobPage> {
+        let max = listing.max;
+        let mut query = format!("restype=container&comp=list&include={include}&maxresults={max}");
         let mut add = |name: &str, value: &str| {
             let _ = write!(query, "&{name}={}", utf8_percent_encode(value, QUERY));
         };
@@ -270,7 +280,7 @@ impl Rest {
     ) -> Result<RangePage> {
         let mut request = self.at("Get Page Ranges", at, Method::GET, Effect::Read);
         request.attempts = attempts;
-        let mut query = "comp=pagelist".to_owned();
+        let mut query = at.query("comp=pagelist");
         if let Some(marker) = marker {
             let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
         }
@@ -424,6 +434,8 @@ impl Rest {
         let mut request = self.at("Delete Blob", at, Method::DELETE, condition.effect());
         condition.put(&mut request.headers);
         put_lease(&mut request.headers, lease);
+        // Who asks looks why: a lease, or snapshots.
+        request.expected = &[ErrorKind::Busy];
         match self.http.call(&request).await {
             Ok(_) => Ok(()),
             // An earlier attempt of this very request may have done it.
@@ -529,7 +541,7 @@ pub(super) fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
 }
 
 /// `bytes=FIRST-LAST`
-fn range_value(range: &Range<u64>) -> HeaderValue {
+pub(super) fn range_value(range: &Range<u64>) -> HeaderValue {
     let text = format!("bytes={}-{}", range.start, range.end - 1);
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits are a header value")
 }

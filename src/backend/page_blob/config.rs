@@ -58,6 +58,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         default: Some("crc64"),
         help: "send and ask for checksums of what is on its way: crc64, md5 or off",
     },
+    OptionSpec {
+        name: "show_snapshots",
+        value: None,
+        default: None,
+        help: "list the directory .snapshots, which is there in any case",
+    },
 ];
 
 /// The default of `-o connections`: enough to fill a gigabit link to a region 10 ms away, at 60 MiB/s
@@ -92,6 +98,8 @@ pub(super) struct Config {
     pub(super) verify: Verify,
     /// Where the host keeps what makes it one writer; `None` if nothing is to be written.
     pub(super) state_dir: Option<PathBuf>,
+    /// Listings show the directory of snapshots.
+    pub(super) show_snapshots: bool,
 }
 
 /// A message as an error.
@@ -198,6 +206,7 @@ impl Config {
             lease,
             verify,
             state_dir: request.state_dir.map(Path::to_owned),
+            show_snapshots: request.options.contains_key("show_snapshots"),
         })
     }
 }

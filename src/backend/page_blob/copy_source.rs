@@ -38,7 +38,8 @@ impl Source {
         let mut url = at.url().clone();
         if let Some(key) = key {
             let https = url.scheme() == "https";
-            url.set_query(Some(&read_signature(key, at, https, SystemTime::now() + VALID)));
+            let signature = read_signature(key, at, https, SystemTime::now() + VALID);
+            url.set_query(Some(&at.query(&signature)));
         }
         if url.as_str().len() > MAX_URL {
             return None;
@@ -65,12 +66,16 @@ impl fmt::Debug for Source {
     }
 }
 
-/// The query of a service SAS to read one blob until `end` ("Create a service SAS", version 2020-12-06 and
+/// The query of a service SAS to read one blob, or one of its snapshots, until `end` ("Create a service SAS", version 2020-12-06 and
 /// later).
 fn read_signature(key: &SharedKey, at: &Address, https: bool, end: SystemTime) -> String {
     let end = iso_time(end);
     let protocols = if https { "https" } else { "https,http" };
-    let resource = format!("/blob/{}/{}", key.account(), at.target());
+    let resource = format!("/blob/{}/{}", key.account(), at.blob());
+    let (kind, snapshot) = match at.snapshot() {
+        Some(time) => ("bs", time),
+        None => ("b", ""),
+    };
     let fields = [
         "r",
         "",
@@ -80,8 +85,8 @@ fn read_signature(key: &SharedKey, at: &Address, https: bool, end: SystemTime) -
         "",
         protocols,
         SERVICE_VERSION,
-        "b",
-        "",
+        kind,
+        snapshot,
         "",
         "",
         "",
@@ -92,7 +97,7 @@ fn read_signature(key: &SharedKey, at: &Address, https: bool, end: SystemTime) -
     let signature = key.sign(fields.join("\n").as_bytes());
     let encode = |text| utf8_percent_encode(text, QUERY).to_string();
     format!(
-        "sp=r&se={}&spr={}&sv={SERVICE_VERSION}&sr=b&sig={}",
+        "sp=r&se={}&spr={}&sv={SERVICE_VERSION}&sr={kind}&sig={}",
         encode(&end),
         encode(protocols),
         encode(&signature)
@@ -130,6 +135,22 @@ mod tests {
         let signature = "sig=5K5HfImFun48Ggq82aVTvyOnbXJb5p48S6CfCiHz5Xk%3D";
         assert!(query.ends_with(signature), "{query}");
         assert!(query.contains("se=2099-01-01T00%3A00%3A00Z"), "{query}");
+    }
+
+    #[test]
+    fn a_signature_for_a_snapshot_names_it() {
+        const TIME: &str = "2026-11-20T06:54:00.0000000Z";
+        let key = SharedKey::new("devstoreaccount1", KEY).unwrap();
+        let (blob, end) = (address("a"), UNIX_EPOCH);
+        let at = blob.at_snapshot(TIME);
+        let query = read_signature(&key, &at, true, end);
+        assert!(query.contains("&sr=bs&"), "{query}");
+        let other = blob.at_snapshot("2026-11-20T06:54:00.0000001Z");
+        assert_ne!(query, read_signature(&key, &other, true, end), "it is for one snapshot");
+        let mut headers = HeaderMap::new();
+        Source::new(&at, None, Some(&key)).unwrap().put(&mut headers);
+        let sent = headers[X_MS_COPY_SOURCE].to_str().unwrap();
+        assert!(sent.ends_with("&snapshot=2026-11-20T06%3A54%3A00.0000000Z"), "{sent}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::address::Address;
 use super::client::Listing;
 use super::length::{self, Extent};
 use super::listing::{Fold, Found, unshowable};
+use super::snapshots::DIR as SNAPSHOTS;
 use super::store::{PageBlobStore, not_found};
 use super::wire::{Item, Properties};
 use crate::store::{
@@ -147,7 +148,7 @@ impl PageBlobStore {
         }
     }
 
-    fn stat_of(&self, target: &str, found: Properties) -> Stat {
+    pub(super) fn stat_of(&self, target: &str, found: Properties) -> Stat {
         self.check_mark(target, found.extent());
         let mut stat = brief(&found);
         stat.attributes = found.attributes;
@@ -216,6 +217,10 @@ impl PageBlobStore {
             )
             .await?;
         let mut entries = Vec::with_capacity(page.items.len());
+        let is_top = prefix == self.root.prefix;
+        if is_top && cursor.is_none() {
+            entries.extend(self.snapshots_entry());
+        }
         for item in page.items {
             let Some(name) = item.name().strip_prefix(prefix) else {
                 continue;
@@ -236,6 +241,16 @@ impl PageBlobStore {
             let shown = match &found {
                 Found::Blob(name, _) | Found::Directory(name) => *name,
             };
+            if is_top && shown == SNAPSHOTS {
+                if self.notes.first(SNAPSHOTS) {
+                    log::warn!(
+                        target: "http",
+                        "{container}: {:?} is not shown, because the directory of snapshots has this name",
+                        item.name()
+                    );
+                }
+                continue;
+            }
             if let Some(why) = unshowable(shown) {
                 if self.notes.first(why) {
                     log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {:?}", item.name());
@@ -261,11 +276,18 @@ impl PageBlobStore {
         Ok(ListPage { entries, next })
     }
 
+    /// The directory of snapshots in a listing, if it is to be there.
+    fn snapshots_entry(&self) -> Option<ListEntry> {
+        let entry = || ListEntry { name: SNAPSHOTS.to_owned(), stat: Stat::directory() };
+        self.root.show_snapshots.then(entry)
+    }
+
     /// The one entry of a mount of one blob.
     pub(super) async fn list_only(&self, only: &str) -> Result<ListPage> {
         let path = RemotePath::root().join(only);
         let path = path.ok_or_else(|| not_found("stat", only, "it cannot be shown"))?;
         let mut page = ListPage::default();
+        page.entries.extend(self.snapshots_entry());
         match self.stat(&path).await {
             Ok(mut stat) => {
                 stat.attributes.clear();
@@ -279,7 +301,7 @@ impl PageBlobStore {
 }
 
 /// What listings show of a blob.
-fn brief(found: &Properties) -> Stat {
+pub(super) fn brief(found: &Properties) -> Stat {
     Stat {
         kind: Kind::File,
         len: found.extent().shown(),

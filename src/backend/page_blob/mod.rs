@@ -10,6 +10,7 @@
 //! | `errors` | what error codes mean |
 //! | `store`, `lookup`, `listing`, `rename` | the namespace |
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
+//! | `snapshots`, `snapshot_ops`, `changes` | older states as directories, the operations on them, what has changed since |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
 //! | `copy_source` | what the service is told to copy from |
 //! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
@@ -18,6 +19,7 @@
 mod address;
 mod auth;
 mod blob;
+mod changes;
 mod client;
 mod config;
 mod copy_source;
@@ -34,6 +36,8 @@ mod listing;
 mod lookup;
 mod rename;
 mod renewal;
+mod snapshot_ops;
+mod snapshots;
 mod state_dir;
 mod store;
 mod takeover;
@@ -131,11 +135,12 @@ fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
 /// Asks the service once whether the source is there, and what it is.
 async fn connect(config: &Config) -> Result<PageBlobStore> {
     let is_sas = matches!(config.credential, Credential::Sas(_));
+    let show_snapshots = config.show_snapshots;
     let probe = rest(config, CONNECT_ATTEMPTS)?;
     let root = match &config.container {
         None => {
             probe.list_containers(None, 1).await.map_err(|error| explain(config, error))?;
-            Root { container: None, prefix: String::new(), only: None }
+            Root { container: None, prefix: String::new(), only: None, show_snapshots }
         }
         Some(container) => {
             let is_blob = probe_container(config, probe, container)
@@ -147,7 +152,7 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
                 (false, _) if config.path.is_empty() => (String::new(), None),
                 (false, _) => (format!("{}/", config.path), None),
             };
-            Root { container: Some(container.clone()), prefix, only }
+            Root { container: Some(container.clone()), prefix, only, show_snapshots }
         }
     };
     let rest = rest(config, u32::MAX)?;
@@ -164,7 +169,12 @@ async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> R
         rest.list(container, &listing).await?;
         return Ok(false);
     }
-    let root = Root { container: Some(container.to_owned()), prefix: String::new(), only: None };
+    let root = Root {
+        container: Some(container.to_owned()),
+        prefix: String::new(),
+        only: None,
+        show_snapshots: false,
+    };
     let is_sas = matches!(config.credential, Credential::Sas(_));
     let leases = Leases::new(Arc::clone(&rest), Terms::None, None);
     let leases = leases.expect("without a state directory nothing can fail");

@@ -35,6 +35,10 @@ pub(super) async fn rename(
     if from == to {
         return Ok(Moved { from: version.clone(), to: version });
     }
+    if store.has_snapshots(&source).await? {
+        let why = "it has snapshots, which stay where they are; remove them first";
+        return Err(Error::new(ErrorKind::Busy, "rename", from, why));
+    }
     let (target, existing) = store.look_at("rename", to).await?;
     let replaced = match existing {
         Ok(stat) if stat.kind == Kind::Directory => return Err(is_directory("rename", to)),

@@ -175,8 +175,11 @@ impl PageBlobStore {
                 }
                 Err(error)
                     if error.kind() == ErrorKind::Stale && version.is_none() && tries < TRIES => {}
-                // A lease that this host has left behind is its own.
                 Err(error) if error.kind() == ErrorKind::Busy && hold.is_none() => {
+                    if self.has_snapshots(at).await? {
+                        break error;
+                    }
+                    // A lease that this host has left behind is its own.
                     hold = self.leases.take(at).await?;
                     if hold.is_none() {
                         break error;

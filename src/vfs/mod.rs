@@ -10,6 +10,7 @@ mod handle;
 mod inode;
 mod keep;
 mod names;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 

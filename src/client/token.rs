@@ -176,6 +176,7 @@ struct State {
     /// Why the last fetch failed, and when the next may be.
     failed: Option<(NoToken, Instant)>,
     failures: u32,
+    /// When a refused token was last replaced.
     forced: Option<Instant>,
 }
 
@@ -256,12 +257,17 @@ impl Tokens {
                 if state.pauses(now) || state.forced.is_some_and(lately) {
                     return false;
                 }
-                state.forced = Some(now);
                 self.begin(&mut state);
             }
         }
         let _ = ended.changed().await;
-        self.in_use(&self.state.lock(), Instant::now()) != refused
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let replaced = self.in_use(&state, now) != refused;
+        if replaced {
+            state.forced = Some(now);
+        }
+        replaced
     }
 
     /// For [`Service::ready`](super::Service::ready): waits if there is no token that holds.

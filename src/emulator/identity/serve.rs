@@ -63,7 +63,7 @@ impl Service {
             ("/msi/token", _) => Endpoint::AppService,
             ("/arc/metadata/identity/oauth2/token", _) => Endpoint::Arc,
             (_, Some(_)) => Endpoint::Entra,
-            _ => return Ok(respond(404, &json!({"error": "not_found"}), None)),
+            _ => return Ok(self.describe(&parts)),
         };
         self.asked[endpoint as usize].fetch_add(1, Ordering::Relaxed);
         let behaviour = *self.behaviour.lock();
@@ -84,6 +84,22 @@ impl Service {
         }
         let (status, value, challenge) = self.ask(endpoint, &parts, tenant, &form);
         Ok(respond(status, &value, challenge))
+    }
+
+    /// What the directory says of itself (OpenID Connect Discovery), which some clients read first.
+    fn describe(&self, parts: &Parts) -> Response<Whole> {
+        let path = parts.uri.path();
+        let Some(tenant) = path.strip_suffix("/v2.0/.well-known/openid-configuration") else {
+            return respond(404, &json!({"error": "not_found"}), None);
+        };
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let base = format!("https://{}{tenant}", host.unwrap_or_default());
+        let document = json!({
+            "issuer": format!("{base}/v2.0"),
+            "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
+            "token_endpoint": format!("{base}/oauth2/v2.0/token"),
+        });
+        respond(200, &document, None)
     }
 
     fn ask(

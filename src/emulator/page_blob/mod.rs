@@ -226,6 +226,11 @@ impl Server {
         self.service.throttled.load(Ordering::Relaxed)
     }
 
+    /// Requests that were refused because of who asked.
+    pub fn refused(&self) -> u64 {
+        self.service.refused.load(Ordering::Relaxed)
+    }
+
     /// Bytes received, heads of requests included.
     pub fn bytes_in(&self) -> u64 {
         self.service.traffic.bytes_in.load(Ordering::Relaxed)
@@ -368,6 +373,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
         connection_rate: config.connection_rate,
         throttle: config.throttle.map(Buckets::new),
         throttled: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
         short_pages: config.short_pages,
         tls,
         soft_delete: config.soft_delete,

@@ -170,6 +170,9 @@ struct PageBlobArgs {
     /// Keep deleted blobs out of sight, to be undeleted
     #[arg(long)]
     soft_delete: bool,
+    /// Also be the Entra ID that gives tokens for it, to an application and to this machine
+    #[arg(long)]
+    identity: bool,
 }
 
 /// Runs the command in `args`, the first of which is the program's name. Gives the exit code.
@@ -236,6 +239,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
                 faults: args.faults,
                 tls: args.tls_certificate.zip(args.tls_key),
                 soft_delete: args.soft_delete,
+                identity: args.identity,
             })
         }
     }

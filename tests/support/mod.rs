@@ -164,7 +164,8 @@ impl Mount {
         // Nothing of the developer's own accounts and settings may get into a test.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("AZURE_") || text.starts_with("BLOBDIR_") {
+            let ours = ["AZURE_", "BLOBDIR_", "IDENTITY_", "IMDS_", "MSI_"];
+            if ours.iter().any(|start| text.starts_with(start)) {
                 command.env_remove(&name);
             }
         }

@@ -36,23 +36,15 @@ pub(super) struct Address {
 }
 
 impl Address {
-    /// The address of a blob at an endpoint, with a signature to append or without.
+    /// The address of a blob at an endpoint.
     ///
     /// Errors: `BadName` for names that the service does not take.
-    pub(super) fn new(
-        endpoint: &str,
-        container: &str,
-        name: &str,
-        sas: Option<&str>,
-    ) -> Result<Address> {
+    pub(super) fn new(endpoint: &str, container: &str, name: &str) -> Result<Address> {
         let target: Arc<str> = format!("{container}/{name}").into();
         let bad = |why: String| Error::new(ErrorKind::BadName, "name", &target, why);
         check_name(name).map_err(bad)?;
         let mut text = format!("{endpoint}/{container}/");
         let _ = write!(text, "{}", utf8_percent_encode(name, PATH));
-        if let Some(sas) = sas {
-            let _ = write!(text, "?{sas}");
-        }
         let url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
         Ok(Address { url, blob: Arc::clone(&target), target, snapshot: None })
     }
@@ -60,11 +52,7 @@ impl Address {
     /// The address of this blob's snapshot of a time.
     pub(super) fn at_snapshot(&self, time: &str) -> Address {
         let mut url = self.url.clone();
-        let mut query = format!("snapshot={}", utf8_percent_encode(time, QUERY));
-        if let Some(sas) = self.url.query() {
-            let _ = write!(query, "&{sas}");
-        }
-        url.set_query(Some(&query));
+        url.set_query(Some(&format!("snapshot={}", utf8_percent_encode(time, QUERY))));
         let blob = Arc::clone(&self.blob);
         let target = format!("{blob} of {time}").into();
         Address { url, blob, target, snapshot: Some(time.into()) }
@@ -88,7 +76,7 @@ impl Address {
         }
     }
 
-    /// The URL, which may hold a signature.
+    /// The URL of the blob, or of its snapshot.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
@@ -104,7 +92,7 @@ impl Address {
     }
 }
 
-/// Shows the name alone: the URL may hold a signature.
+/// Shows the name alone, which says as much as the URL.
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Address({})", self.target)

@@ -13,8 +13,8 @@ use percent_encoding::utf8_percent_encode;
 use url::Url;
 
 use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
-use super::auth::SharedKey;
-use super::copy_source::Source;
+use super::copy_source::{self, Source};
+use super::in_force::InForce;
 use super::verify::Verifier;
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
@@ -54,49 +54,36 @@ pub(super) struct Rest {
     pub(super) http: Client,
     /// Where containers are, without a slash at the end.
     endpoint: String,
-    /// The signature to append to every query; kept out of `Debug` by its type.
-    sas: Sas,
+    /// What sources of copies are opened with.
+    credential: Arc<InForce>,
     pub(super) verifier: Arc<Verifier>,
     /// The most attempts of one operation.
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
     pub(super) timeout: Duration,
-    /// The account's key, with which the service is let at sources of copies.
-    pub(super) key: Option<SharedKey>,
-}
-
-/// A query to append, shown by nobody.
-#[derive(Clone)]
-struct Sas(Option<Arc<str>>);
-
-impl std::fmt::Debug for Sas {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Sas" } else { "None" })
-    }
 }
 
 impl Rest {
     /// How the service may read a blob of ours as the source of a copy.
     pub(super) fn authorize_source(&self, at: &Address, etag: Option<&str>) -> Option<Source> {
-        Source::new(at, etag, self.key.as_ref())
+        Source::new(at, etag, Arc::clone(&self.credential))
     }
 
     /// Operations through `http` at `endpoint`.
     pub(super) fn new(
         http: Client,
         endpoint: &str,
-        sas: Option<Arc<str>>,
+        credential: Arc<InForce>,
         verifier: Arc<Verifier>,
         timeout: Duration,
     ) -> Rest {
         Rest {
             http,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            sas: Sas(sas),
+            credential,
             verifier,
             attempts: u32::MAX,
             timeout,
-            key: None,
         }
     }
 
@@ -126,7 +113,7 @@ impl Rest {
     ///
     /// Errors: `BadName` for names that the service does not take.
     pub(super) fn address(&self, container: &str, name: &str) -> Result<Address> {
-        Address::new(&self.endpoint, container, name, self.sas.0.as_deref())
+        Address::new(&self.endpoint, container, name)
     }
 
     /// A request for a blob, without its query.
@@ -148,12 +135,9 @@ impl Rest {
         request
     }
 
-    /// Puts `pairs` before the signature of the request's query.
+    /// Makes `pairs` the request's query; a signature comes behind it when it is sent.
     pub(super) fn query(&self, request: &mut Request, pairs: &str) {
-        match &self.sas.0 {
-            Some(sas) => request.url.set_query(Some(&format!("{pairs}&{sas}"))),
-            None => request.url.set_query(Some(pairs)),
-        }
+        request.url.set_query(Some(pairs));
     }
 
     /// List Blobs.
@@ -319,7 +303,7 @@ impl Rest {
         // The page of the operation leaves it out, but the service asks for it.
         headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
         headers.insert(X_MS_SOURCE_RANGE, range_value(range));
-        source.put(headers);
+        source.put(headers, at);
         request
     }
 
@@ -458,7 +442,8 @@ impl Rest {
         lease: Option<HeaderValue>,
     ) -> Result<Copy> {
         let mut request = self.at("Copy Blob", to, Method::PUT, condition.effect());
-        let mut url = HeaderValue::from_str(source.url().as_str()).map_err(|_| {
+        let url = copy_source::in_one_account(source.url(), &self.credential.get().credential);
+        let mut url = HeaderValue::from_str(url.as_str()).map_err(|_| {
             Error::new(
                 ErrorKind::BadName,
                 "Copy Blob",
@@ -466,7 +451,7 @@ impl Rest {
                 "its URL cannot be sent in a header",
             )
         })?;
-        // It may hold the signature.
+        // It may hold a signature.
         url.set_sensitive(true);
         request.headers.insert(X_MS_COPY_SOURCE, url);
         request.headers.insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));

@@ -4,6 +4,7 @@
 //! a secret.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -11,12 +12,14 @@ use url::{Host, Url};
 
 use super::auth::Credential;
 use super::credentials::{
-    ACCOUNT, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT, check_sas,
-    find_credential, read_credentials,
+    ACCOUNT, Auth, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT,
+    Wanted, check_sas,
 };
+use super::in_force::{CredentialsFile, Seen};
 use super::lease::{SECONDS, Terms};
 use super::verify::Verify;
 use crate::backend::{ConfigError, OptionSpec, SourceRequest};
+use crate::client::identity::Platform;
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -27,6 +30,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         value: Some("FILE"),
         default: None,
         help: "read NAME=value lines with the names of the environment variables from FILE, which nobody else may read",
+    },
+    OptionSpec {
+        name: "auth",
+        value: Some("HOW"),
+        default: Some("the first that is there"),
+        help: "use this credential and no other: key, sas, entra, client_secret, client_certificate, workload_identity, managed_identity, azure_cli",
     },
     OptionSpec {
         name: "anonymous",
@@ -86,6 +95,8 @@ pub(super) struct Config {
     pub(super) path: String,
     /// Who we are.
     pub(super) credential: Credential,
+    /// Where the credential came from, if it may change there.
+    pub(super) file: Option<Arc<CredentialsFile>>,
     /// The source without secrets.
     pub(super) label: String,
     /// The most requests under way at once.
@@ -111,17 +122,11 @@ impl Config {
     /// Makes sense of a request.
     pub(super) fn parse(request: &SourceRequest<'_>) -> Result<Config> {
         let option = |name: &str| request.options.get(name).and_then(|value| value.as_deref());
-        let file = option("credentials").map(read_credentials).transpose()?;
-        let lookup = |name: &str| {
-            match &file {
-                Some(values) => values.get(name).cloned(),
-                None => (request.env)(name),
-            }
-            .filter(|value| !value.is_empty())
-        };
-        let from = match &file {
-            Some(_) => "the credentials file",
-            None => "the environment",
+        let file = option("credentials").map(Seen::read).transpose()?;
+        let env = |name: &str| (request.env)(name).filter(|value| !value.is_empty());
+        let lookup = |name: &str| match &file {
+            Some(seen) => seen.get(name),
+            None => env(name),
         };
         let anonymous = request.options.contains_key("anonymous");
         // A source that brings its own authorization is not to be disturbed by the environment.
@@ -154,16 +159,30 @@ impl Config {
             .clone()
             .or_else(|| known.as_ref().and_then(|known| known.account.clone()))
             .or_else(|| lookup(ACCOUNT));
-        let credential = if anonymous {
-            Credential::Anonymous
-        } else if let Some(sas) = &place.sas {
-            Credential::Sas(check_sas(sas, "the source")?)
-        } else {
-            match known {
-                Some(known) => known.credential(account.as_deref(), from)?,
-                None => None,
+        let auth = option("auth").map(Auth::parse).transpose()?;
+        let given = match &place.sas {
+            Some(sas) => Some(Credential::Sas(check_sas(sas, "the source")?)),
+            None => anonymous.then_some(Credential::Anonymous),
+        };
+        if given.is_some() && auth.is_some() {
+            return error("-o auth: the source or -o anonymous says already how; drop the option");
+        }
+        let wanted = Wanted {
+            account: account.clone(),
+            auth,
+            endpoint: place.endpoint.clone(),
+            file: option("credentials").map(str::to_owned),
+            platform: Platform::read(request.env),
+        };
+        let (credential, file) = match (given, file) {
+            (Some(credential), _) => (credential, None),
+            (None, None) => (wanted.choose(&env)?, None),
+            (None, Some(seen)) => {
+                let path = option("credentials").unwrap_or_default();
+                let find = move |seen: &Seen| wanted.choose(&|name| seen.get(name));
+                let (file, credential) = CredentialsFile::new(path, seen, Box::new(find))?;
+                (credential, Some(file))
             }
-            .map_or_else(|| find_credential(account.as_deref(), &lookup, from), Ok)?
         };
         let connections = match option("connections") {
             None => CONNECTIONS,
@@ -200,6 +219,7 @@ impl Config {
             container: place.container,
             path: place.path,
             credential,
+            file,
             label: place.label,
             connections,
             timeout: request.timeout,

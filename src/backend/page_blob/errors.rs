@@ -8,7 +8,7 @@ use super::wire;
 use crate::client::{Again, Answer, Verdict, judge as by_status};
 use crate::store::ErrorKind;
 
-use Again::{Later, Never};
+use Again::{Later, Never, Renewed};
 
 /// What a code means, whether sending again can help, and what to do; an empty text leaves the words to
 /// the service.
@@ -217,7 +217,8 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
             412 => "the blob was changed by somebody else".to_owned(),
             _ => default.message,
         };
-        return Verdict { message, ..default };
+        let again = if answer.status.as_u16() == 401 { Renewed } else { default.again };
+        return Verdict { message, again, ..default };
     };
     if let Some(&(_, kind, again, words)) = CODES.iter().find(|row| row.0 == code) {
         return Verdict { kind, again, message: format!("{words} ({code})") };
@@ -226,14 +227,14 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
         "AuthenticationFailed" | "InvalidAuthenticationInfo" | "NoAuthenticationInformation" => {
             Verdict {
                 kind: ErrorKind::Unauthenticated,
-                again: Never,
+                again: Renewed,
                 message: refusal(credential, account, code),
             }
         }
         // Azurite says this of signatures, Azure of network rules.
         "AuthorizationFailure" => Verdict {
             kind: ErrorKind::PermissionDenied,
-            again: Never,
+            again: Renewed,
             message: format!(
                 "{}, or the account's network rules keep this host out",
                 refusal(credential, account, code)
@@ -248,12 +249,20 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
         | "UnauthorizedBlobOverwrite"
         | "PublicAccessNotPermitted" => Verdict {
             kind: ErrorKind::PermissionDenied,
-            again: Never,
-            message: format!(
-                "the {} for account {account} does not allow this ({code}); \
-                 it needs read and list, and write, create and delete to change anything",
-                credential.name()
-            ),
+            again: Renewed,
+            message: match credential {
+                Credential::Tokens(tokens) => format!(
+                    "{} may not do this in account {account} ({code}); it needs the role Storage Blob Data \
+                     Contributor there, or Storage Blob Data Reader to read alone, and a new role takes \
+                     minutes to be known",
+                    tokens.name()
+                ),
+                _ => format!(
+                    "the {} for account {account} does not allow this ({code}); \
+                     it needs read and list, and write, create and delete to change anything",
+                    credential.name()
+                ),
+            },
         },
         _ => {
             // The first line; the others are the request's id and time.
@@ -279,6 +288,13 @@ fn refusal(credential: &Credential, account: &str, code: &str) -> String {
         }
         Credential::Sas(_) => {
             "check that it has not expired, is for this container and was copied whole"
+        }
+        Credential::Tokens(tokens) => {
+            return format!(
+                "the service refused the token of {} for account {account} ({code}); check that the \
+                 identity and the account are of the same tenant",
+                tokens.name()
+            );
         }
         Credential::Anonymous => {
             "the container is not public; give a credential instead of -o anonymous"
@@ -331,7 +347,9 @@ mod tests {
             (416, "InvalidPageRange", ErrorKind::InvalidRange, Again::Never),
             (400, "Md5Mismatch", ErrorKind::Corrupt, Again::Later),
             (503, "ServerBusy", ErrorKind::RateLimited, Again::Later),
-            (403, "AuthenticationFailed", ErrorKind::Unauthenticated, Again::Never),
+            (403, "AuthenticationFailed", ErrorKind::Unauthenticated, Again::Renewed),
+            (403, "AuthorizationPermissionMismatch", ErrorKind::PermissionDenied, Again::Renewed),
+            (403, "AccountIsDisabled", ErrorKind::PermissionDenied, Again::Never),
             (500, "NeverHeardOf", ErrorKind::Unavailable, Again::Later),
         ] {
             let verdict = verdict(status, code, "");

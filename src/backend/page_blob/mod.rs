@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `config`, `credentials` | what was typed, as account, place and credential |
-//! | `auth` | signatures |
+//! | `config`, `credentials`, `entra` | what was typed, as account, place and credential |
+//! | `auth`, `shared_key`, `in_force` | signatures; the credential as it changes |
 //! | `client`, `address` | the REST operations, one method each; where a blob is |
 //! | `wire`, `xml` | headers and documents as values |
 //! | `verify` | checksums of what is on its way |
@@ -25,17 +25,20 @@ mod config;
 mod copy_source;
 mod credentials;
 mod delivery;
+mod entra;
 mod epoch;
 mod errors;
 mod etags;
 mod extents;
 mod fencing;
+mod in_force;
 mod lease;
 mod length;
 mod listing;
 mod lookup;
 mod rename;
 mod renewal;
+mod shared_key;
 mod snapshot_ops;
 mod snapshots;
 mod state_dir;
@@ -54,6 +57,7 @@ use std::sync::Arc;
 use self::auth::{BlobService, Credential};
 use self::client::{Listing, Rest};
 use self::config::Config;
+use self::in_force::InForce;
 use self::lease::{Leases, Terms};
 use self::store::{PageBlobStore, Root};
 use self::verify::Verifier;
@@ -114,21 +118,14 @@ impl Backend for PageBlobs {
 }
 
 /// A client with this many attempts.
-fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
+fn rest(config: &Config, credential: &Arc<InForce>, attempts: u32) -> Result<Arc<Rest>> {
     let verifier = Arc::new(Verifier::new(config.verify));
-    let service =
-        BlobService::new(config.credential.clone(), &config.account, Arc::clone(&verifier));
+    let service = BlobService::new(Arc::clone(credential), &config.account, Arc::clone(&verifier));
     let settings = ClientConfig { timeout: config.timeout, connections: config.connections };
     let http = Client::new(settings, Arc::new(service))?;
-    let sas = match &config.credential {
-        Credential::Sas(sas) => Some(Arc::clone(sas)),
-        Credential::SharedKey(_) | Credential::Anonymous => None,
-    };
-    let mut rest = Rest::new(http, &config.endpoint, sas, verifier, config.timeout);
+    let credential = Arc::clone(credential);
+    let mut rest = Rest::new(http, &config.endpoint, credential, verifier, config.timeout);
     rest.attempts = attempts;
-    if let Credential::SharedKey(key) = &config.credential {
-        rest.key = Some(key.clone());
-    }
     Ok(Arc::new(rest))
 }
 
@@ -136,7 +133,8 @@ fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
 async fn connect(config: &Config) -> Result<PageBlobStore> {
     let is_sas = matches!(config.credential, Credential::Sas(_));
     let show_snapshots = config.show_snapshots;
-    let probe = rest(config, CONNECT_ATTEMPTS)?;
+    let credential = InForce::new(config.credential.clone(), config.file.clone());
+    let probe = rest(config, &credential, CONNECT_ATTEMPTS)?;
     let root = match &config.container {
         None => {
             probe.list_containers(None, 1).await.map_err(|error| explain(config, error))?;
@@ -155,7 +153,7 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
             Root { container: Some(container.clone()), prefix, only, show_snapshots }
         }
     };
-    let rest = rest(config, u32::MAX)?;
+    let rest = rest(config, &credential, u32::MAX)?;
     let leases = Leases::new(Arc::clone(&rest), config.lease, config.state_dir.as_deref());
     let leases =
         leases.map_err(|line| Error::new(ErrorKind::Quota, "mount", &config.label, line))?;

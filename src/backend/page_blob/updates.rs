@@ -386,6 +386,7 @@ impl BlobMut for UpdatableBlob {
                 let why = "the source is in another store";
                 return Err(Error::new(ErrorKind::Unsupported, op, self.at.target(), why));
             };
+            source.ready(self.rest.timeout).await;
             let request = self.rest.put_pages_from(&self.at, at, source, &range);
             self.update(&target, request).await.map_err(|error| match error.kind() {
                 ErrorKind::Fenced

@@ -14,6 +14,7 @@ use url::Url;
 
 use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
 use super::copy_source::{self, Source};
+use super::encryption::Encryption;
 use super::in_force::InForce;
 use super::verify::Verifier;
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
@@ -57,6 +58,7 @@ pub(super) struct Rest {
     /// What sources of copies are opened with.
     credential: Arc<InForce>,
     pub(super) verifier: Arc<Verifier>,
+    pub(super) encryption: Encryption,
     /// The most attempts of one operation.
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
@@ -64,9 +66,13 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// How the service may read a blob of ours as the source of a copy.
+    /// How the service may read a blob of ours as the source of a copy; not if a key of ours encrypts it, which
+    /// no source is told.
     pub(super) fn authorize_source(&self, at: &Address, etag: Option<&str>) -> Option<Source> {
-        Source::new(at, etag, Arc::clone(&self.credential))
+        match self.encryption {
+            Encryption::Key(_) => None,
+            _ => Source::new(at, etag, Arc::clone(&self.credential)),
+        }
     }
 
     /// Operations through `http` at `endpoint`.
@@ -82,6 +88,7 @@ impl Rest {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             credential,
             verifier,
+            encryption: Encryption::default(),
             attempts: u32::MAX,
             timeout,
         }
@@ -214,6 +221,7 @@ impl Rest {
         lease: Option<HeaderValue>,
     ) -> Result<(Properties, HeaderMap)> {
         let mut request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        self.encryption.of_read(&mut request.headers);
         put_lease(&mut request.headers, lease);
         let reply = self.http.call(&request).await?;
         let properties = wire::parse_head(&reply.headers)
@@ -234,7 +242,8 @@ impl Rest {
             let ask = self.verifier.ask();
             let longest = self.verifier.longest_read();
             let mut request = self.at("Get Blob", at, Method::GET, Effect::Read);
-            request.headers.reserve(9);
+            request.headers.reserve(12);
+            self.encryption.of_read(&mut request.headers);
             if let Some(etag) = pin.etag {
                 request.headers.insert(IF_MATCH, etag.clone());
             }
@@ -318,6 +327,7 @@ impl Rest {
         let mut request = self.at(op, at, Method::PUT, Effect::Update);
         self.query(&mut request, "comp=page");
         request.headers.insert(X_MS_RANGE, range_value(range));
+        self.encryption.of_write(&mut request.headers);
         // What they mean depends on what the writer knows.
         request.expected = &[ErrorKind::Fenced, ErrorKind::Busy];
         request
@@ -349,6 +359,7 @@ impl Rest {
         let mut request = self.at("Set Blob Properties", at, Method::PUT, condition.effect());
         self.query(&mut request, "comp=properties");
         request.headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from(size));
+        self.encryption.of_write(&mut request.headers);
         condition.put(&mut request.headers);
         fence.put(&mut request.headers);
         request.expected = &[ErrorKind::Stale];
@@ -368,17 +379,19 @@ impl Rest {
         for (name, value) in metadata {
             request.headers.insert(name.clone(), value.clone());
         }
+        self.encryption.of_write(&mut request.headers);
         condition.put(&mut request.headers);
         fence.put(&mut request.headers);
         request.expected = &[ErrorKind::Stale];
         etag_of(&request, &self.http.call(&request).await?)
     }
 
-    /// Put Blob: an empty page blob with sequence number `sequence`. Gives its ETag.
+    /// Put Blob: an empty page blob with sequence number `sequence` and this metadata. Gives its ETag.
     pub(super) async fn create_page_blob(
         &self,
         at: &Address,
         sequence: u64,
+        metadata: &[(HeaderName, HeaderValue)],
         condition: &Condition,
         lease: Option<HeaderValue>,
     ) -> Result<Arc<str>> {
@@ -387,6 +400,8 @@ impl Rest {
         headers.insert(X_MS_BLOB_TYPE, HeaderValue::from_static("PageBlob"));
         headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from_static("0"));
         headers.insert(X_MS_BLOB_SEQUENCE_NUMBER, HeaderValue::from(sequence));
+        headers.extend(metadata.iter().cloned());
+        self.encryption.of_write(headers);
         condition.put(headers);
         put_lease(headers, lease);
         request.expected = &[ErrorKind::AlreadyExists, ErrorKind::Stale];
@@ -403,6 +418,7 @@ impl Rest {
             HeaderName::from_static("x-ms-meta-hdi_isfolder"),
             HeaderValue::from_static("true"),
         );
+        self.encryption.of_write(headers);
         condition.put(headers);
         request.expected = &[ErrorKind::AlreadyExists];
         self.http.call(&request).await.map(drop)
@@ -464,7 +480,8 @@ impl Rest {
 
     /// Get Blob Properties of the target of a copy.
     pub(super) async fn copy_state(&self, at: &Address) -> Result<Copy> {
-        let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        let mut request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        self.encryption.of_read(&mut request.headers);
         Ok(Copy::of(&self.http.call(&request).await?.headers))
     }
 

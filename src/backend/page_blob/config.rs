@@ -13,8 +13,9 @@ use url::{Host, Url};
 use super::auth::Credential;
 use super::credentials::{
     ACCOUNT, Auth, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT,
-    Wanted, check_sas,
+    Wanted, check_sas, read_secret, wrong_file,
 };
+use super::encryption::{self, CustomerKey, Encryption};
 use super::in_force::{CredentialsFile, Seen};
 use super::lease::{SECONDS, Terms};
 use super::verify::Verify;
@@ -73,6 +74,18 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         default: None,
         help: "list the directory .snapshots, which is there in any case",
     },
+    OptionSpec {
+        name: "cpk",
+        value: Some("FILE"),
+        default: None,
+        help: "encrypt blobs with the key in FILE, base64 of 32 bytes, which is sent along and which nobody else may read",
+    },
+    OptionSpec {
+        name: "encryption_scope",
+        value: Some("NAME"),
+        default: None,
+        help: "encrypt blobs that are written under this scope of the account",
+    },
 ];
 
 /// The default of `-o connections`: enough to fill a gigabit link to a region 10 ms away, at 60 MiB/s
@@ -107,6 +120,8 @@ pub(super) struct Config {
     pub(super) lease: Terms,
     /// The checksum of what is on its way.
     pub(super) verify: Verify,
+    /// How blobs are encrypted.
+    pub(super) encryption: Encryption,
     /// Where the host keeps what makes it one writer; `None` if nothing is to be written.
     pub(super) state_dir: Option<PathBuf>,
     /// Listings show the directory of snapshots.
@@ -213,6 +228,8 @@ impl Config {
                 return error(format!("-o verify={text}: write crc64, md5 or off"));
             }
         };
+        let encryption =
+            read_encryption(option("cpk"), option("encryption_scope"), &place.endpoint)?;
         Ok(Config {
             endpoint: place.endpoint,
             account: account.unwrap_or_else(|| "(unknown)".to_owned()),
@@ -225,9 +242,39 @@ impl Config {
             timeout: request.timeout,
             lease,
             verify,
+            encryption,
             state_dir: request.state_dir.map(Path::to_owned),
             show_snapshots: request.options.contains_key("show_snapshots"),
         })
+    }
+}
+
+/// Reads the key, or checks the name of the scope.
+fn read_encryption(
+    key_file: Option<&str>,
+    scope: Option<&str>,
+    endpoint: &str,
+) -> Result<Encryption> {
+    match (key_file, scope) {
+        (None, None) => Ok(Encryption::Default),
+        (Some(_), Some(_)) => {
+            error("-o cpk and -o encryption_scope are both given; the service takes one of them")
+        }
+        (None, Some(name)) => encryption::scope(name).map(Encryption::Scope).ok_or_else(|| {
+            ConfigError(format!(
+                "-o encryption_scope={name}: a scope's name has 3 to 63 letters, digits and hyphens"
+            ))
+        }),
+        (Some(_), None) if !endpoint.starts_with("https://") => {
+            error(format!("-o cpk: a key is sent over HTTPS alone, and the endpoint is {endpoint}"))
+        }
+        (Some(path), None) => {
+            let text = read_secret("cpk", path)?;
+            let why =
+                "it does not hold the base64 of 32 bytes; make one with openssl rand -base64 32";
+            let key = CustomerKey::new(&text).ok_or_else(|| wrong_file("cpk", path, &why))?;
+            Ok(Encryption::Key(key))
+        }
     }
 }
 

@@ -288,14 +288,12 @@ impl ConnectionString {
     }
 }
 
-/// The longest credentials file, in bytes: a few lines.
+/// The longest file of secrets, in bytes: a few lines.
 const LONGEST_FILE: u64 = 64 << 10;
 
-/// Reads `NAME=value` lines. Empty lines and lines that begin with `#` count for nothing; quotes
-/// around a value are taken off.
-pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
-    let whats_wrong =
-        |why: &dyn std::fmt::Display| ConfigError(format!("-o credentials={path}: {why}"));
+/// The text of a file that was named by an option, and that nobody else may read.
+pub(super) fn read_secret(option: &str, path: &str) -> Result<String> {
+    let whats_wrong = |why: &dyn std::fmt::Display| wrong_file(option, path, why);
     let mut file = File::open(path).map_err(|why| whats_wrong(&why))?;
     let meta = file.metadata().map_err(|why| whats_wrong(&why))?;
     if !meta.is_file() {
@@ -309,6 +307,19 @@ pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
     }
     let mut text = String::new();
     file.by_ref().take(LONGEST_FILE).read_to_string(&mut text).map_err(|why| whats_wrong(&why))?;
+    Ok(text)
+}
+
+/// What is wrong with a file that was named by an option.
+pub(super) fn wrong_file(option: &str, path: &str, why: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError(format!("-o {option}={path}: {why}"))
+}
+
+/// Reads `NAME=value` lines. Empty lines and lines that begin with `#` count for nothing; quotes
+/// around a value are taken off.
+pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
+    let whats_wrong = |why: &dyn std::fmt::Display| wrong_file("credentials", path, why);
+    let text = read_secret("credentials", path)?;
     let mut values = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -150,7 +150,19 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         "BlobUsesCustomerSpecifiedEncryption",
         ErrorKind::PermissionDenied,
         Never,
-        "it is encrypted with a key that its owner sends along; blobdir cannot",
+        "it is encrypted with a key that must be sent along; give it by -o cpk=FILE",
+    ),
+    (
+        "BlobCustomerSpecifiedEncryptionMismatch",
+        ErrorKind::PermissionDenied,
+        Never,
+        "it is encrypted with another key than that of -o cpk",
+    ),
+    (
+        "BlobDoesNotUseCustomerSpecifiedEncryption",
+        ErrorKind::PermissionDenied,
+        Never,
+        "it is not encrypted with a key that is sent along; mount it without -o cpk",
     ),
     (
         "FeatureNotSupportedByAccount",

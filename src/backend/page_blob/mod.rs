@@ -6,9 +6,9 @@
 //! | `auth`, `shared_key`, `in_force` | signatures; the credential as it changes |
 //! | `client`, `address` | the REST operations, one method each; where a blob is |
 //! | `wire`, `xml` | headers and documents as values |
-//! | `verify` | checksums of what is on its way |
+//! | `verify`, `encryption` | checksums of what is on its way; under which key it is stored |
 //! | `errors` | what error codes mean |
-//! | `store`, `lookup`, `listing`, `rename` | the namespace |
+//! | `store`, `lookup`, `listing`, `rename`, `transfer` | the namespace |
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
 //! | `snapshots`, `snapshot_ops`, `changes` | older states as directories, the operations on them, what has changed since |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
@@ -25,6 +25,7 @@ mod config;
 mod copy_source;
 mod credentials;
 mod delivery;
+mod encryption;
 mod entra;
 mod epoch;
 mod errors;
@@ -44,6 +45,7 @@ mod snapshots;
 mod state_dir;
 mod store;
 mod takeover;
+mod transfer;
 mod updates;
 mod verify;
 mod wire;
@@ -126,6 +128,7 @@ fn rest(config: &Config, credential: &Arc<InForce>, attempts: u32) -> Result<Arc
     let credential = Arc::clone(credential);
     let mut rest = Rest::new(http, &config.endpoint, credential, verifier, config.timeout);
     rest.attempts = attempts;
+    rest.encryption = config.encryption.clone();
     Ok(Arc::new(rest))
 }
 

@@ -1,4 +1,5 @@
-//! Moving a blob: Copy Blob on the service's side, then Delete Blob of the version that was copied.
+//! Moving a blob: Copy Blob on the service's side, then Delete Blob of the version that was copied. Where Copy
+//! Blob cannot do it, the pages are copied ([`transfer`](super::transfer)).
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use super::address::{Address, Condition};
 use super::client::{Copy, Rest};
 use super::store::{PageBlobStore, is_directory};
+use super::transfer::transfer;
 use crate::store::{
     Error, ErrorKind, Kind, Moved, Outcome, RemotePath, Replace, Result, Retry, Version,
 };
@@ -47,7 +49,12 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let copied = copy(store, &source, &version, &target, replaced).await?;
+    let copied = if store.rest.encryption.allows_copies() {
+        copy(store, &source, &version, &target, replaced).await?
+    } else {
+        let replace = if replaced.is_some() { Replace::Allowed } else { Replace::Refused };
+        transfer(store, &source, &version, &target, replace).await?
+    };
     store.remove_at(&source, Some(&version)).await?;
     Ok(Moved { from: version, to: copied })
 }

@@ -348,7 +348,7 @@ impl Store for PageBlobStore {
     ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>> {
         Box::pin(async move {
             let at = self.address("create", path)?;
-            let create = self.create_at(at, replace);
+            let create = self.create_at(at, replace, Vec::new());
             self.rest.within("create", path, create).await
         })
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::{Address, Condition, Fence};
 use super::epoch::LAST;
@@ -89,11 +89,12 @@ impl PageBlobStore {
         }
     }
 
-    /// Creates an empty blob, or replaces one, and makes us its only writer.
+    /// Creates an empty blob with this metadata, or replaces one, and makes us its only writer.
     pub(super) async fn create_at(
         &self,
         at: Address,
         replace: Replace,
+        metadata: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Arc<dyn BlobMut>> {
         self.leases.writing(&at)?;
         let mut condition = Condition::Absent;
@@ -103,7 +104,8 @@ impl PageBlobStore {
         let mut tries = 0;
         let etag = loop {
             tries += 1;
-            let made = self.rest.create_page_blob(&at, epoch, &condition, lease.clone()).await;
+            let made = self.rest.create_page_blob(&at, epoch, &metadata, &condition, lease.clone());
+            let made = made.await;
             match made {
                 Ok(etag) => break etag,
                 // The documented answer to `If-None-Match: *` is AlreadyExists; both say the same.
@@ -148,8 +150,20 @@ impl PageBlobStore {
         let hold = self.leases.take(&at).await?;
         self.doubts.settle(&at, epoch);
         let extent = Extent { size: 0, mark: Mark::Absent };
-        let metadata = Vec::new();
         Ok(self.writer(Found { at, etag, renamed: None, extent, metadata, epoch, hold }))
+    }
+
+    /// The version that a blob has now, whoever can read it.
+    async fn version_of(&self, at: &Address) -> Result<Version> {
+        match self.rest.head(at).await {
+            Ok((found, _)) => Ok(Version(found.etag)),
+            // Perhaps for want of its key, which a list does without.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let (container, name) = at.target().split_once('/').unwrap_or_default();
+                self.look(container, name).await.ok().and_then(|stat| stat.version).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn writer(&self, found: Found) -> Arc<dyn BlobMut> {
@@ -166,7 +180,7 @@ impl PageBlobStore {
             tries += 1;
             let condition = match version {
                 Some(version) => Condition::etag(&version.0),
-                None => Condition::etag(&self.rest.head(at).await?.0.etag),
+                None => Condition::etag(&self.version_of(at).await?.0),
             };
             match self.rest.delete(at, &condition, self.leases.id_of(at)).await {
                 Ok(()) => {

@@ -134,6 +134,8 @@ fn all_that_a_mount_does_works_under_a_key() {
     let expected = [b"dirtylater", &expected[10..]].concat();
     assert!(fs::read(at("old")).unwrap() == expected);
     drop((file, replaced));
+    // The service cannot read what it would copy from; nobody sees more of it than the time it takes.
+    fs::copy(at("large"), at("dir/copied")).unwrap();
     fs::rename(at("large"), at("dir/large")).unwrap();
     fs::remove_file(at("small")).unwrap();
     mount.unmount();
@@ -142,6 +144,7 @@ fn all_that_a_mount_does_works_under_a_key() {
     let mount = vault.mount(Some(KEY));
     let at = |name: &str| mount.path().join(name);
     assert!(fs::read(at("dir/large")).unwrap() == data);
+    assert!(fs::read(at("dir/copied")).unwrap() == data);
     assert!(fs::read(at("old")).unwrap() == expected);
     let mut names: Vec<_> =
         fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -282,6 +282,11 @@ pub trait Store: Send + Sync + Debug {
         Box::pin(async move { Err(error) })
     }
 
+    /// Names that listings have met and cannot show, by why (`blobs with …`); each counts once.
+    fn hidden(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Ends all updates: releases what is held for blobs that are still open, for a mount that ends.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})

@@ -133,6 +133,11 @@ impl Vfs {
         self.inodes.unflushed()
     }
 
+    /// Names that were met and cannot be shown, by why.
+    pub fn hidden(&self) -> Vec<(&'static str, u64)> {
+        self.store.hidden()
+    }
+
     fn fresh_handle(&self) -> u64 {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }

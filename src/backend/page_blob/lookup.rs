@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::address::Address;
 use super::client::Listing;
 use super::length::{self, Extent};
-use super::listing::{Fold, Found, unshowable};
+use super::listing::{Fold, Found, SHADOWED, SLASH_AT_END, unshowable};
 use super::snapshots::DIR as SNAPSHOTS;
 use super::store::{PageBlobStore, not_found};
 use super::wire::{Item, Properties};
@@ -129,7 +129,18 @@ impl PageBlobStore {
         prefix: &str,
         count: u32,
     ) -> Result<Vec<String>> {
-        let mut names = Vec::new();
+        let items = self.first_items(container, prefix, count).await?;
+        Ok(items.iter().map(|item| item.name().to_owned()).collect())
+    }
+
+    /// The same, with what is known of them.
+    pub(super) async fn first_items(
+        &self,
+        container: &str,
+        prefix: &str,
+        count: u32,
+    ) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
         let mut marker: Option<String> = None;
         loop {
             let listing = Listing {
@@ -140,10 +151,10 @@ impl PageBlobStore {
                 attributes: false,
             };
             let page = self.rest.list(container, &listing).await?;
-            names.extend(page.items.iter().map(|item| item.name().to_owned()));
+            items.extend(page.items);
             match page.next {
-                Some(next) if names.len() < count as usize => marker = Some(next),
-                _ => return Ok(names),
+                Some(next) if items.len() < count as usize => marker = Some(next),
+                _ => return Ok(items),
             }
         }
     }
@@ -226,8 +237,13 @@ impl PageBlobStore {
                 continue;
             };
             let found = match &item {
-                // The marker of this very directory.
-                Item::Blob(..) if name.is_empty() && !prefix.is_empty() => continue,
+                // The marker of this very directory, or what looks like one.
+                Item::Blob(full, properties) if name.is_empty() && !prefix.is_empty() => {
+                    if properties.size > 0 {
+                        self.note_hidden(SLASH_AT_END, container, full);
+                    }
+                    continue;
+                }
                 Item::Blob(full, properties) => {
                     if properties.is_directory_marker() {
                         Found::Blob(name, Stat::directory())
@@ -242,6 +258,7 @@ impl PageBlobStore {
                 Found::Blob(name, _) | Found::Directory(name) => *name,
             };
             if is_top && shown == SNAPSHOTS {
+                self.hidden.note(SHADOWED, &format!("{container}/{}", item.name()));
                 if self.notes.first(SNAPSHOTS) {
                     log::warn!(
                         target: "http",
@@ -252,12 +269,11 @@ impl PageBlobStore {
                 continue;
             }
             if let Some(why) = unshowable(shown) {
-                if self.notes.first(why) {
-                    log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {:?}", item.name());
-                }
+                self.note_hidden(why, container, item.name());
                 continue;
             }
             fold.take(found, &mut entries, |hidden| {
+                self.hidden.note(SHADOWED, &format!("{container}/{prefix}{hidden}"));
                 if self.notes.first(&format!("shadow {container}/{prefix}{hidden}")) {
                     log::warn!(
                         target: "http",
@@ -280,6 +296,13 @@ impl PageBlobStore {
     fn snapshots_entry(&self) -> Option<ListEntry> {
         let entry = || ListEntry { name: SNAPSHOTS.to_owned(), stat: Stat::directory() };
         self.root.show_snapshots.then(entry)
+    }
+
+    /// Counts a name that cannot be shown, and says so of the first one of its kind.
+    fn note_hidden(&self, why: &'static str, container: &str, name: &str) {
+        if self.hidden.note(why, &format!("{container}/{name}")) {
+            log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {name:?}");
+        }
     }
 
     /// The one entry of a mount of one blob.

@@ -24,6 +24,7 @@ impl Rest {
     pub(super) async fn take_snapshot(&self, at: &Address) -> Result<String> {
         let mut request = self.at("Snapshot Blob", at, Method::PUT, Effect::Update);
         self.query(&mut request, "comp=snapshot");
+        self.encryption.of_write(&mut request.headers);
         let reply = self.http.call(&request).await?;
         let time = reply.headers.get(X_MS_SNAPSHOT).and_then(|value| value.to_str().ok());
         time.map(str::to_owned).ok_or_else(|| {

@@ -13,9 +13,10 @@ use super::client::Rest;
 use super::config::is_container_name;
 use super::delivery::Doubts;
 use super::lease::Leases;
-use super::listing::Notes;
+use super::listing::{Hidden, Notes};
 use super::snapshots::Spot;
 use super::updates::{MAX_LEN, MAX_UPDATE};
+use super::wire::Item;
 use super::{extents, length, rename, snapshots};
 use crate::store::{
     Access, BlobMut, BoxFuture, Capabilities, ChangePage, Cursor, Error, ErrorKind, Kind, ListPage,
@@ -63,6 +64,8 @@ pub(super) struct PageBlobStore {
     pub(super) no_listing: AtomicBool,
     /// What was said in the log.
     pub(super) notes: Notes,
+    /// What cannot be shown.
+    pub(super) hidden: Hidden,
 }
 
 impl PageBlobStore {
@@ -81,6 +84,7 @@ impl PageBlobStore {
             may_lack_listing,
             no_listing: AtomicBool::new(false),
             notes: Notes::default(),
+            hidden: Hidden::default(),
         }
     }
 
@@ -197,21 +201,24 @@ impl PageBlobStore {
         let (container, name) = self.name("rmdir", path)?;
         let folder = format!("{name}/");
         // The marker and one more, if there is one.
-        let names = self.first_names(&container, &folder, 2).await?;
-        if names.iter().any(|found| *found != folder) {
-            return Err(Error::new(
-                ErrorKind::NotEmpty,
-                "rmdir",
-                path,
-                "the directory is not empty",
-            ));
-        }
-        if names.is_empty() && self.look(&container, &name).await?.kind == Kind::File {
-            return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
-        }
-        if !names.is_empty() {
-            let marker = self.rest.address(&container, &folder)?;
-            self.rest.delete(&marker, &Condition::None, None).await?;
+        let items = self.first_items(&container, &folder, 2).await?;
+        let not_empty = |why| Err(Error::new(ErrorKind::NotEmpty, "rmdir", path, why));
+        match &items[..] {
+            [] if self.look(&container, &name).await?.kind == Kind::File => {
+                return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
+            }
+            [] => {}
+            [Item::Blob(found, marker)] if *found == folder && marker.size == 0 => {
+                let condition = Condition::etag(&marker.etag);
+                let marker = self.rest.address(&container, &folder)?;
+                self.rest.delete(&marker, &condition, None).await?;
+            }
+            [Item::Blob(found, _)] if *found == folder => {
+                return not_empty(
+                    "a blob whose name ends with a slash is in it; it cannot be shown",
+                );
+            }
+            _ => return not_empty("the directory is not empty"),
         }
         // The marker without a slash that other tools make.
         let bare = self.rest.address(&container, &name)?;
@@ -395,6 +402,10 @@ impl Store for PageBlobStore {
         cursor: Option<Cursor>,
     ) -> BoxFuture<'a, Result<ChangePage>> {
         Box::pin(self.rest.within("compare", to, self.compare(from, to, cursor)))
+    }
+
+    fn hidden(&self) -> Vec<(&'static str, u64)> {
+        self.hidden.counts()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -340,12 +340,16 @@ impl Rest {
         fence: &Fence,
     ) -> Result<Arc<str>> {
         fence.put(&mut request.headers);
-        let sent = self.http.call(request).await;
-        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
-            // Whoever sends it again, as who does not know its outcome does, sends it without.
-            self.verifier.give_up_updates(&mut request.headers);
+        match self.http.call(request).await {
+            // It was the checksum that the service does not know: without it the request can be sent again.
+            Err(error)
+                if error.kind() == ErrorKind::Unsupported
+                    && self.verifier.give_up_updates(&mut request.headers) =>
+            {
+                Err(error.with_kind(ErrorKind::Unavailable))
+            }
+            answer => etag_of(request, &answer?),
         }
-        etag_of(request, &sent?)
     }
 
     /// Set Blob Properties: the size. Gives the new ETag.

@@ -161,6 +161,8 @@ impl UpdatableBlob {
                 }
                 Next::Done => return Err(removed(error)),
                 Next::Fenced => return Err(self.fence_for_good(self.taken_over())),
+                // The service will never do it; before anything else is sent, the epoch is raised.
+                Next::Again if error.kind() == ErrorKind::Unsupported => return Err(error),
                 Next::Again => {
                     if how == End::Unknown {
                         if unanswered > 0 {

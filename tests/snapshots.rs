@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use blobdir::emulator::page_blob::{Action, Operation, Rule, WELL_KNOWN_ACCOUNT};
-use blobdir::store::{ErrorKind, RemotePath, Replace};
+use blobdir::store::{Change, ErrorKind, RemotePath, Replace};
 use tempfile::TempDir;
 
 use support::service::{CONTAINER, Service};
@@ -133,6 +133,41 @@ fn a_snapshot_holds_everything_written_and_is_a_file_like_others() {
     copy(&taken, &vm.join("restored"));
     assert_eq!(fs::read(vm.join("restored")).unwrap(), expected);
     mount.unmount();
+}
+
+#[test]
+fn a_snapshot_is_as_sparse_as_the_file_was_and_restored_inside_the_service() {
+    let Some((mount, service)) = start(&["attr_timeout=0"]) else { return };
+    let live = mount.path().join("disk");
+    let file = File::create(&live).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(&[1; 1 << 20], 16 << 20).unwrap();
+    let taken = take(&live);
+    file.write_all_at(&[2; 2 << 20], 40 << 20).unwrap();
+    drop(file);
+    let old = File::open(&taken).unwrap();
+    assert_eq!(seek(&old, 0, libc::SEEK_DATA), 16 << 20);
+    assert_eq!(seek(&old, 16 << 20, libc::SEEK_HOLE), 17 << 20);
+    assert_eq!(seek(&old, 17 << 20, libc::SEEK_HOLE), 17 << 20);
+    assert_eq!(old.metadata().unwrap().blocks() * 512, 1 << 20);
+    let restored = mount.path().join("restored");
+    // By default GNU cp reads the extents of a sparse file itself.
+    let (from, to) = (taken.to_str().unwrap(), restored.to_str().unwrap());
+    let (_, requests) = cost(&service, || run("cp", &["--sparse=never", from, to]));
+    assert_eq!(requests.get("GetBlob"), None, "bytes came here: {requests:?}");
+    assert!(requests.contains_key("PutPageFromUrl"), "{requests:?}");
+    let new = fs::read(&restored).unwrap();
+    assert_eq!(new.len(), 64 << 20);
+    assert!(new[16 << 20..17 << 20].iter().all(|byte| *byte == 1));
+    assert_eq!(new.iter().filter(|byte| **byte != 0).count(), 1 << 20);
+    assert_eq!(fs::metadata(&restored).unwrap().blocks() * 512, 1 << 20);
+    drop(old);
+    mount.unmount();
+}
+
+fn seek(file: &File, at: i64, whence: libc::c_int) -> i64 {
+    // SAFETY: no pointers; the file is open.
+    unsafe { libc::lseek(file.as_raw_fd(), at, whence) }
 }
 
 #[test]
@@ -456,6 +491,34 @@ fn an_answer_that_is_lost_costs_one_snapshot_more() {
     let gone = service.block_on(store.remove(&taken, None)).unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     service.block_on(store.remove(&path, None)).unwrap();
+}
+
+#[test]
+fn a_comparison_that_takes_too_long_is_made_in_parts() {
+    let service = Service::start();
+    let store = service.store();
+    let path = RemotePath::new("f").unwrap();
+    let blob = service.block_on(store.create(&path, Replace::Refused)).unwrap();
+    service.block_on(blob.set_len(64 << 20, false)).unwrap();
+    let taken = service.block_on(store.snapshot(&path)).unwrap();
+    for n in 0..16 {
+        service.block_on(blob.write_at(n << 22, vec![vec![1; 512].into()])).unwrap();
+    }
+    let code = Some("OperationTimedOut".to_owned());
+    let slow = Action::Status { status: 500, code, apply: false, retry_after: None };
+    // Two attempts for each of two windows.
+    service.server().inject(Rule::new(Operation::GetPageRanges, slow).times(4)).unwrap();
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = service.block_on(store.changes(&taken, &path, cursor)).unwrap();
+        found.extend(page.changes);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let written = |n: u64| Change { range: n << 22..(n << 22) + 512, cleared: false };
+    assert_eq!(found, (0..16).map(written).collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,16 +6,18 @@ use bytes::Bytes;
 
 use super::{Bench, Case, pattern};
 use crate::store::{
-    Access, Change, ErrorKind, Kind, Opened, RemotePath, Replace, Result, read_all,
+    Access, Change, ErrorKind, Kind, Opened, RemotePath, Replace, Result, all_extents, read_all,
 };
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "a snapshot stays as it was", run: |bench| Box::pin(stays(bench)) },
+    Case { name: "a snapshot keeps its holes", run: |bench| Box::pin(holes(bench)) },
     Case { name: "snapshots are found in directories", run: |bench| Box::pin(found(bench)) },
     Case { name: "a snapshot is removed alone", run: |bench| Box::pin(removed(bench)) },
     Case { name: "a directory of snapshots goes with them", run: |bench| Box::pin(emptied(bench)) },
     Case { name: "nothing is made among snapshots", run: |bench| Box::pin(refused(bench)) },
     Case { name: "changes name all that differs", run: |bench| Box::pin(changed(bench)) },
+    Case { name: "a comparison is of one version", run: |bench| Box::pin(moving(bench)) },
     Case { name: "only what is of one blob is compared", run: |bench| Box::pin(compared(bench)) },
 ];
 
@@ -97,6 +99,25 @@ async fn stays(bench: Bench) {
     assert_eq!((stat.kind, stat.len, stat.version), (Kind::File, 10_000, before.version));
     assert!(stat.read_only.is_some());
     assert_eq!(kind(bench.store.open(&taken, Access::Update).await), ErrorKind::ReadOnly);
+}
+
+async fn holes(bench: Bench) {
+    const K: u64 = 1024;
+    let writer = bench.create("disk").await;
+    writer.set_len(64 * K, false).await.unwrap();
+    writer.write_at(16 * K, vec![pattern(1, 8 * K as usize).into()]).await.unwrap();
+    let taken = bench.snapshot("disk").await;
+    writer.clear(16 * K..20 * K).await.unwrap();
+    writer.write_at(40 * K, vec![pattern(1, 8 * K as usize).into()]).await.unwrap();
+    writer.close().await.unwrap();
+    let stat = bench.store.stat(&taken).await.unwrap();
+    assert_eq!(bench.store.allocated(&taken, &stat).await.unwrap(), Some(8 * K));
+    let Ok(Opened::Read(blob)) = bench.store.open(&taken, Access::Read).await else {
+        panic!("{taken} cannot be opened")
+    };
+    assert_eq!(all_extents(&*blob, 0..64 * K).await.unwrap(), [16 * K..24 * K]);
+    bench.store.remove(&taken, None).await.unwrap();
+    bench.store.remove(&bench.path("disk"), None).await.unwrap();
 }
 
 async fn found(bench: Bench) {
@@ -245,6 +266,24 @@ async fn changed(bench: Bench) {
             Some(_) => {}
         }
     }
+}
+
+async fn moving(bench: Bench) {
+    let writer = bench.create("disk").await;
+    writer.set_len(1 << 20, false).await.unwrap();
+    let taken = bench.snapshot("disk").await;
+    for at in 0..40 {
+        writer.write_at(at << 12, vec![pattern(at, 512).into()]).await.unwrap();
+    }
+    let live = bench.path("disk");
+    let first = bench.store.changes(&taken, &live, None).await.unwrap();
+    writer.write_at(0, vec![pattern(77, 512).into()]).await.unwrap();
+    // A store may give all of it in one page.
+    if first.next.is_some() {
+        let second = bench.store.changes(&taken, &live, first.next).await;
+        assert_eq!(kind(second), ErrorKind::Stale);
+    }
+    writer.close().await.unwrap();
 }
 
 async fn compared(bench: Bench) {

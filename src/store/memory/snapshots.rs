@@ -88,7 +88,7 @@ impl MemoryStore {
         let sectors = |path: &RemotePath| match self.shared.node(path) {
             Some(Node::File(content)) => {
                 let content = content.lock();
-                Ok((content.sectors.clone(), content.len))
+                Ok((content.sectors.clone(), content.len, content.version))
             }
             Some(Node::Directory) => fail(ErrorKind::IsDirectory, "changes", path),
             None => fail(ErrorKind::NotFound, "changes", path),
@@ -103,7 +103,14 @@ impl MemoryStore {
         if newer.is_some_and(|newer| newer < time) {
             return fail(ErrorKind::InvalidRange, "changes", from);
         }
-        let ((old, _), (new, len)) = (sectors(from)?, sectors(to)?);
+        let ((old, _, _), (new, len, version)) = (sectors(from)?, sectors(to)?);
+        let done = match cursor.as_ref().and_then(|cursor| cursor.0.split_once(' ')) {
+            Some((seen, _)) if seen != version.to_string() => {
+                return fail(ErrorKind::Stale, "changes", to);
+            }
+            Some((_, done)) => done.parse().unwrap_or(0),
+            None => 0,
+        };
         let mut changes: Vec<Change> = Vec::new();
         let touched: BTreeSet<u64> = old.keys().chain(new.keys()).copied().collect();
         for at in touched.into_iter().take_while(|at| at * SECTOR < len) {
@@ -119,9 +126,9 @@ impl MemoryStore {
                 _ => changes.push(Change { range, cleared }),
             }
         }
-        let done: usize = cursor.and_then(|cursor| cursor.0.parse().ok()).unwrap_or(0);
-        let rest = changes.split_off(done.min(changes.len()));
-        let next = (rest.len() > LIST_PAGE).then(|| Cursor((done + LIST_PAGE).to_string().into()));
+        let rest = changes.split_off(changes.len().min(done));
+        let next = || Cursor(format!("{version} {}", done + LIST_PAGE).into());
+        let next = (rest.len() > LIST_PAGE).then(next);
         let changes = rest.into_iter().take(LIST_PAGE).collect();
         Ok(ChangePage { changes, next })
     }

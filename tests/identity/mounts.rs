@@ -14,6 +14,7 @@ use sha2::Sha256;
 use tempfile::TempDir;
 
 use blobdir::emulator::identity::Endpoint;
+use blobdir::emulator::page_blob::Operation;
 
 use crate::cloud::{APPLICATION, Cloud, Environment, SECRET, variables};
 use crate::support::service::{CONTAINER, Service};
@@ -72,6 +73,28 @@ fn an_application_with_a_secret_mounts_and_no_line_of_the_log_holds_it() {
     drop(file);
     assert_eq!(fs::read(&path).unwrap(), b"WRITTEN by an application");
     assert_eq!(cloud.identity.asked(Endpoint::Entra), 2);
+    assert_no_secret(&mount.log(), &[SECRET]);
+    mount.unmount();
+}
+
+/// The service reads the source with the token that is sent along for it.
+#[test]
+fn a_copy_inside_the_service_is_authorized_by_the_token() {
+    if let Some(reason) = cannot_mount() {
+        return skip(reason);
+    }
+    let cloud = Cloud::start();
+    let mount = mount(&cloud, "client_secret", cloud.with_secret());
+    let bytes: Vec<u8> = (0..3 << 20).map(|at| (at / 512 * 7 + at) as u8).collect();
+    let (from, to) = (mount.path().join("from"), mount.path().join("to"));
+    write(&from, &bytes);
+    let sent = cloud.service.server().requests(Operation::PutPage);
+    assert_eq!(fs::copy(&from, &to).unwrap(), bytes.len() as u64);
+    File::open(&to).unwrap().sync_all().unwrap();
+    assert!(fs::read(&to).unwrap() == bytes, "the copy is another one");
+    let server = cloud.service.server();
+    assert!(server.requests(Operation::PutPageFromUrl) > 0, "{}", mount.log());
+    assert_eq!(server.requests(Operation::PutPage), sent, "bytes went through this host");
     assert_no_secret(&mount.log(), &[SECRET]);
     mount.unmount();
 }

@@ -35,10 +35,10 @@ pub(super) const MAX_PUT: u64 = 4 << 20;
 const MAX_AGE: Duration = Duration::from_secs(5);
 /// How often ages are looked at, while anything is dirty.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A file that grows gets room for this many bytes ahead of the writer, and then for eight times as much:
-/// room costs nothing in a page blob, and each step a pause of all updates.
+/// A file that grows gets room for this many bytes ahead of the writer, and then for so many times as
+/// much: room costs nothing in a page blob, and each step a pause of all updates.
 const FIRST_RESERVE: u64 = 64 << 20;
-const RESERVE_FACTOR: u64 = 8;
+const RESERVE_FACTOR: u64 = 64;
 
 /// An update in flight.
 pub(super) struct Writing {

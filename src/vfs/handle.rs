@@ -1,6 +1,7 @@
 //! Open files: opening, reading, writing, flushing, closing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -48,6 +49,8 @@ pub(super) struct Handle {
     pub(super) file: Arc<File>,
     reader: Reader,
     pub(super) writable: bool,
+    /// A descriptor of it was closed after something was written.
+    flushed: AtomicBool,
 }
 
 impl Vfs {
@@ -148,7 +151,8 @@ impl Vfs {
         }
         let handle = self.fresh_handle();
         let reader = file.reader();
-        let opened = Handle { inode: Arc::clone(inode), file, reader, writable };
+        let flushed = AtomicBool::new(false);
+        let opened = Handle { inode: Arc::clone(inode), file, reader, writable, flushed };
         self.handles.write().insert(handle, Arc::new(opened));
         Opened { handle, keep_cache }
     }
@@ -229,7 +233,11 @@ impl Vfs {
         if !handle.writable {
             return Ok(());
         }
-        let last = handle.inode.lock().writers == 1;
+        // Duplicates of the descriptor may be open, in a child that is about to run a program too. The first
+        // one that has something to flush is taken for the last; if it was not, the release tells.
+        let unsettled = !handle.file.is_settled();
+        let flushed = handle.flushed.fetch_or(unsettled, Ordering::Relaxed);
+        let last = !flushed && handle.inode.lock().writers == 1;
         Ok(handle.file.flush(last).await?)
     }
 

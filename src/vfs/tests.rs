@@ -862,6 +862,35 @@ fn what_was_closed_is_there_for_the_next_open_anywhere() {
 }
 
 #[test]
+fn a_duplicate_that_is_closed_costs_the_room_once_at_most() {
+    run(async {
+        let tree = Tree::new();
+        let handle = tree.create("a").await.unwrap();
+        let writer = tree.vfs.handle(handle).unwrap().file.writer_handle().unwrap();
+        // A shell closes one as soon as it has redirected to the file.
+        tree.vfs.flush(handle).await.unwrap();
+        let mut all: Vec<u8> = Vec::new();
+        for round in 1..=4 {
+            // Enough to be sent before it is closed, which takes room.
+            for piece in pattern(8 * MIB, round).chunks(MIB as usize) {
+                tree.write(handle, all.len() as u64, piece).await.unwrap();
+                all.extend(piece);
+            }
+            while writer.capacity() < all.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tree.vfs.flush(handle).await.unwrap();
+            let len = all.len() as u64;
+            assert_eq!(writer.len(), len);
+            assert_eq!(writer.capacity() == len, round == 1, "after close {round}");
+            assert!(tree.remote("a").await.unwrap() == all);
+        }
+        tree.vfs.release(handle).await;
+        assert_eq!(writer.capacity(), all.len() as u64);
+    });
+}
+
+#[test]
 fn nothing_is_left_of_what_the_kernel_forgot() {
     run(async {
         let tree = Tree::new();

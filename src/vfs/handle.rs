@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 
 use super::inode::Inode;
+use super::names::freeze;
 use super::{Error, Result, Vfs};
 use crate::io::fetch::Reader;
 use crate::io::file::{Blocked, File};
@@ -79,6 +80,9 @@ impl Vfs {
         if let Some(file) = inode.writable_file() {
             return Ok(self.add_handle(&inode, file, flags.write, true));
         }
+        // Opening it for writing gives it another version, which those who read it now must not meet.
+        let reading = inode.look(|_, file| file.filter(|_| flags.write).map(Arc::clone));
+        let _frozen = freeze(reading.as_ref()).await;
         let access = if flags.write { Access::Update } else { Access::Read };
         let opened = self.store.open(&path, access).await?;
         let (blob, writer) = match opened {

@@ -81,6 +81,7 @@ impl File {
             cut: None,
             cutting: false,
             shortened: 0,
+            moved: 0,
             ready: VecDeque::new(),
             actions: VecDeque::new(),
             tickets: Vec::new(),
@@ -124,6 +125,7 @@ impl File {
         let mut state = self.state.lock();
         state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
         state.writer = Some(writer);
+        state.moved += 1;
     }
 
     /// Makes it read-only again, over `blob`, a newer view of the same content. Only when settled.
@@ -131,6 +133,7 @@ impl File {
         let mut state = self.state.lock();
         state.blob = blob;
         state.writer = None;
+        state.moved += 1;
     }
 
     /// The blob's name is being removed: lets what is in flight end and sends nothing more. What was
@@ -146,7 +149,7 @@ impl File {
     }
 
     /// Holds back all that changes the blob, once what is under way has ended, for as long as the result
-    /// lives. Only one at a time.
+    /// lives. Reads that find the blob gone or changed meanwhile wait, and look again. Only one at a time.
     pub async fn freeze(self: &Arc<Self>) -> Frozen {
         self.state.lock().frozen = true;
         // Made before the wait: a caller that gives up must not leave it frozen.
@@ -636,8 +639,11 @@ impl Drop for Frozen {
         if let Some(writer) = self.renamed.take() {
             state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
             state.writer = Some(writer);
+            state.moved += 1;
         }
         self.file.wake_flusher(&mut state);
+        drop(state);
+        self.file.ended.notify_waiters();
     }
 }
 

@@ -35,10 +35,10 @@ pub(super) const MAX_PUT: u64 = 4 << 20;
 const MAX_AGE: Duration = Duration::from_secs(5);
 /// How often ages are looked at, while anything is dirty.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A file that grows gets room for this many bytes ahead of the writer, and then for eight times as much:
-/// room costs nothing in a page blob, and each step a pause of all updates.
+/// A file that grows gets room for this many bytes ahead of the writer, and then for so many times as
+/// much: room costs nothing in a page blob, and each step a pause of all updates.
 const FIRST_RESERVE: u64 = 64 << 20;
-const RESERVE_FACTOR: u64 = 8;
+const RESERVE_FACTOR: u64 = 64;
 
 /// An update in flight.
 pub(super) struct Writing {
@@ -129,6 +129,8 @@ impl File {
     ///
     /// Errors: the first one met. What was not sent stays dirty, unless the file has failed for good.
     pub async fn flush(self: &Arc<Self>, last: bool) -> Result<()> {
+        let writer = self.lock().writer.clone().filter(|_| last);
+        let _closing = writer.as_ref().map(Closing::begin);
         self.send_dirty().await?;
         if self.is_read_only_or_orphan() {
             return Ok(());
@@ -605,6 +607,22 @@ impl State {
 
     fn may_send(&self) -> bool {
         self.failed.is_none() && !self.orphan && !self.frozen
+    }
+}
+
+/// The blob is told that its last updates come, until this is dropped.
+struct Closing(Arc<dyn BlobMut>);
+
+impl Closing {
+    fn begin(writer: &Arc<dyn BlobMut>) -> Closing {
+        writer.set_closing(true);
+        Closing(Arc::clone(writer))
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.set_closing(false);
     }
 }
 

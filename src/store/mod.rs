@@ -441,6 +441,10 @@ pub trait BlobMut: Blob {
     /// Errors: `TooLarge`, and `Stale` if somebody else changed the blob.
     fn set_len(&self, len: u64, keep_reserve: bool) -> BoxFuture<'_, Result<()>>;
 
+    /// Says whether what is sent now is likely to be the last before [`close`](BlobMut::close): then a right
+    /// to write that was not claimed yet need not be. Calls with `true` and `false` come in pairs.
+    fn set_closing(&self, _closing: bool) {}
+
     /// Ends the updates: releases what was held for them. Reads go on working.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }

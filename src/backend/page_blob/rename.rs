@@ -85,8 +85,7 @@ async fn copy(
     {
         // A lease that this host has left behind is its own; so is the blob that we make of it.
         if let Some(hold) = store.leases.take(target).await? {
-            let lease = Some(hold.id().clone());
-            made = rest.copy(source, &version.0, target, &condition, lease).await;
+            made = rest.copy(source, &version.0, target, &condition, hold.id()).await;
             let _ = hold.release().await;
         }
     }

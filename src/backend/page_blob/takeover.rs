@@ -2,7 +2,8 @@
 //!
 //! A blob that is found is leased, and its sequence number is raised: nothing that a writer before us has
 //! sent, another process of this host included, is applied after that. A blob that we create
-//! needs no raise, for nothing was ever sent to it; unless something was sent to a blob of that name.
+//! needs no raise, for nothing was ever sent to it; unless something was sent to a blob of that name. Nor
+//! does it need its lease at once: see [`lease`](super::lease).
 
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ impl PageBlobStore {
         mut found: (Properties, HeaderMap),
         hold: Option<&Hold>,
     ) -> Result<(Properties, HeaderMap, Arc<str>, u64)> {
-        let fence = Fence { lease: hold.map(|hold| hold.id().clone()), sequence_below: None };
+        let fence = Fence { lease: hold.and_then(Hold::id), sequence_below: None };
         let mut tries = 0;
         loop {
             tries += 1;
@@ -147,7 +148,7 @@ impl PageBlobStore {
                 Err(error) => return Err(error),
             };
         };
-        let hold = self.leases.take(&at).await?;
+        let hold = self.leases.take_later(&at).await?;
         self.doubts.settle(&at, epoch);
         let extent = Extent { size: 0, mark: Mark::Absent };
         Ok(self.writer(Found { at, etag, renamed: None, extent, metadata, epoch, hold }))

@@ -547,6 +547,43 @@ async fn a_host_takes_its_lease_again_after_a_crash() {
     }
 }
 
+/// The lease has the same id whenever this host takes it, and a blob that is made anew begins a new
+/// sequence: it must begin above whatever the old one was written in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_before_a_crash_gets_into_a_new_blob_of_the_same_name() {
+    let bench = Bench::start().await;
+    let state = TempDir::new().unwrap();
+    for options in [&[][..], &[("lease", "none")]] {
+        for renamed in [false, true] {
+            let crashed = bench.host(state.path(), options).await;
+            let blob = create(&crashed, "f", 1).await;
+            bench.inject(Operation::PutPage, late(), 1);
+            bench.inject(Operation::SetBlobProperties, Action::Stall { apply: false }, 1);
+            // Dropped while the raise is not answered.
+            let writing = async move { blob.write_at(0, sectors(b'X', 1)).await };
+            tokio::time::timeout(Duration::from_millis(300), writing).await.unwrap_err();
+            bench.server.clear_faults();
+            drop(crashed);
+
+            let again = bench.host(state.path(), options).await;
+            let blob = if renamed {
+                let other = create(&again, "other", 1).await;
+                other.close().await.unwrap();
+                again.rename(&path("other"), &path("f"), Replace::Allowed).await.unwrap();
+                update(&again, "f").await.unwrap()
+            } else {
+                again.remove(&path("f"), None).await.unwrap();
+                create(&again, "f", 1).await
+            };
+            blob.write_at(0, sectors(b'Y', 1)).await.unwrap();
+            assert_eq!(bench.server.release_held().await, 1);
+            assert_eq!(content(&again, "f").await, b"Y", "{options:?}, renamed: {renamed}");
+            blob.close().await.unwrap();
+            again.remove(&path("f"), None).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_whose_lease_went_to_another_changes_nothing() {
     let bench = Bench::start().await;

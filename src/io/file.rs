@@ -483,8 +483,8 @@ impl File {
                 format!("a blob is at most {} bytes", self.shared.max_len),
             ));
         }
-        let _one_at_a_time = self.length.lock().await;
-        let writer = self.writer()?;
+        let one_at_a_time = self.length.lock().await;
+        self.writer()?;
         loop {
             let missing = {
                 let mut state = self.state.lock();
@@ -522,12 +522,8 @@ impl File {
         }
         // Until the service knows: what fails here is tried again at the latest by the unmount.
         self.shared.note_unsettled(self);
-        self.apply_cut(&writer).await?;
-        if writer.len() != len {
-            writer.set_len(len, true).await?;
-        }
-        self.shared.note_settled(self);
-        Ok(())
+        drop(one_at_a_time);
+        self.publish_len(false).await
     }
 
     /// Forgets everything from `len` on and notes that the service must be cut there.
@@ -565,13 +561,17 @@ impl File {
         }
     }
 
-    /// Cuts the service's blob as `cut` says, once nothing beyond is in flight.
+    /// Cuts the service's blob as `cut` says, once nothing beyond is in flight. Does nothing if that would
+    /// show more of the file and its end must be sent first.
     pub(super) async fn apply_cut(&self, writer: &Arc<dyn BlobMut>) -> Result<()> {
         loop {
             let ended = self.ended.notified();
             let cut = {
                 let mut state = self.state.lock();
                 let Some(cut) = state.cut else { return Ok(()) };
+                if writer.len() < cut && state.unsent_end(writer.len()).is_some() {
+                    return Ok(());
+                }
                 let beyond = |span: &Span| span.end > cut;
                 let mut updates = state.writing.values().map(|writing| &writing.span);
                 let waits = updates.any(beyond) || state.copies.iter().any(beyond);

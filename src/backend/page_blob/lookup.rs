@@ -176,7 +176,7 @@ impl PageBlobStore {
             log::warn!(
                 target: "http",
                 "{target}: metadata {} does not fit its size of {} bytes, which is shown instead; \
-                 another program has resized it",
+                 another program has resized it, or a writer was ended while it did",
                 length::KEY,
                 extent.size
             );

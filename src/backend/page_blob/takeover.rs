@@ -2,10 +2,13 @@
 //!
 //! A blob that is found is leased, and its sequence number is raised: nothing that a writer before us has
 //! sent, another process of this host included, is applied after that. A blob that we create
-//! needs no raise, for nothing was ever sent to it; unless something was sent to a blob of that name. Nor
-//! does it need its lease at once: see [`lease`](super::lease).
+//! needs no raise, for nothing was ever sent to it; but something may have been sent to a blob that had
+//! its name, before a crash even, under the same lease id. So every writer begins in an epoch that is
+//! larger than those of all writers before, of blobs that are gone too: the time. It does not need its lease at once
+//! either: see [`lease`](super::lease).
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -21,8 +24,13 @@ use crate::store::{BlobMut, Error, ErrorKind, Outcome, Replace, Result, Version}
 /// How often a change under a condition begins again because somebody else is changing the blob too.
 const TRIES: u32 = 4;
 
-/// The sequence number of a blob that we create: its first epoch.
-const FIRST_EPOCH: u64 = 1;
+/// The least first epoch of a writer that begins now: microseconds since 1970, which grow faster than
+/// anybody raises a sequence number. A clock that is set back weakens this to what the service knows of
+/// the blob that is there.
+fn first_epoch() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0).min(LAST - 1)
+}
 
 impl PageBlobStore {
     /// Makes us the only writer of the blob at `at`, which was found so.
@@ -57,8 +65,8 @@ impl PageBlobStore {
         }
     }
 
-    /// Raises the sequence number by one, in the version that was found, so that what was found is what
-    /// we begin with.
+    /// Raises the sequence number, in the version that was found, so that what was found is what we begin
+    /// with.
     async fn raise(
         &self,
         at: &Address,
@@ -75,7 +83,7 @@ impl PageBlobStore {
                            told from new ones; copy the blob to a new one";
                 return Err(Error::new(ErrorKind::Other, "open", at.target(), why));
             }
-            let epoch = self.doubts.next_epoch(at).max(before + 1);
+            let epoch = self.doubts.next_epoch(at).max(before + 1).max(first_epoch());
             let condition = Condition::etag(&found.0.etag);
             match self.rest.raise_sequence(at, epoch, &condition, &fence).await {
                 Ok((etag, now)) => {
@@ -99,7 +107,7 @@ impl PageBlobStore {
     ) -> Result<Arc<dyn BlobMut>> {
         self.leases.writing(&at)?;
         let mut condition = Condition::Absent;
-        let mut epoch = FIRST_EPOCH.max(self.doubts.next_epoch(&at));
+        let mut epoch = first_epoch().max(self.doubts.next_epoch(&at));
         let mut lease = None;
         let mut left_behind = None;
         let mut tries = 0;

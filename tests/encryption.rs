@@ -134,6 +134,15 @@ fn all_that_a_mount_does_works_under_a_key() {
     let expected = [b"dirtylater", &expected[10..]].concat();
     assert!(fs::read(at("old")).unwrap() == expected);
     drop((file, replaced));
+    // An older state of it, under the same key.
+    let mut command = Command::new(BLOBDIR);
+    command.arg("snapshot").arg(at("old"));
+    let output = output_within(LIMIT, command);
+    assert!(output.success, "{}", output.text);
+    fs::write(at("old"), b"newer").unwrap();
+    assert!(fs::read(output.text.trim()).unwrap() == expected, "{}", output.text);
+    fs::copy(output.text.trim(), at("old")).unwrap();
+    fs::remove_file(output.text.trim()).unwrap();
     // The service cannot read what it would copy from; nobody sees more of it than the time it takes.
     fs::copy(at("large"), at("dir/copied")).unwrap();
     fs::rename(at("large"), at("dir/large")).unwrap();

@@ -12,7 +12,7 @@
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
 //! | `snapshots`, `snapshot_ops`, `changes` | older states as directories, the operations on them, what has changed since |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
-//! | `copy_source` | what the service is told to copy from |
+//! | `copy_ops`, `copy_source` | copies by the service: the operations, what it is told to copy from |
 //! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
 //! | `delivery`, `epoch`, `fencing` | that no update is lost, and none undone by a late duplicate |
 
@@ -22,6 +22,7 @@ mod blob;
 mod changes;
 mod client;
 mod config;
+mod copy_ops;
 mod copy_source;
 mod credentials;
 mod delivery;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::address::{Address, Condition};
-use super::client::{Copy, Rest};
+use super::client::Rest;
+use super::copy_ops::Copy;
 use super::store::{PageBlobStore, is_directory};
 use super::transfer::transfer;
 use crate::store::{

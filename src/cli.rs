@@ -173,6 +173,9 @@ struct PageBlobArgs {
     /// Also be the Entra ID that gives tokens for it, to an application and to this machine
     #[arg(long)]
     identity: bool,
+    /// Keep what is replaced or deleted as versions
+    #[arg(long)]
+    versioning: bool,
 }
 
 /// Runs the command in `args`, the first of which is the program's name. Gives the exit code.
@@ -240,6 +243,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
                 tls: args.tls_certificate.zip(args.tls_key),
                 soft_delete: args.soft_delete,
                 identity: args.identity,
+                versioning: args.versioning,
             })
         }
     }

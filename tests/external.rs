@@ -15,7 +15,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use support::azurite::Azurite;
-use support::{Emulator, Mount, account, cannot_mount, not_root, output_within, root, skip};
+use support::{
+    BLOBDIR, Emulator, Mount, account, cannot_mount, not_root, output_within, root, skip,
+};
 
 const CONTAINER: &str = "external";
 /// The slowest group takes about a minute on a quiet machine of two processors.
@@ -126,18 +128,23 @@ fn copies_over_azurite() {
     suite(Mount::start(&source(), &[], &azurite.environment()), &["copy", "size"]);
 }
 
+/// Why no machine can be booted here, if so.
+fn cannot_boot() -> Option<String> {
+    if let Some(reason) = cannot_mount().or_else(not_root) {
+        return Some(reason.to_owned());
+    }
+    let tools = ["target/tools/kernel/package", "/usr/bin/qemu-system-x86_64"];
+    let missing = tools.iter().find(|tool| !root().join(tool).exists())?;
+    Some(format!("there is no {missing}; run tests/support/setup.sh"))
+}
+
 /// A kernel boots from an image in the tree, and what the guest wrote is in the blob: after the tree
 /// was unmounted, the server restarted and the tree mounted again.
 #[test]
 fn a_virtual_machine_boots_from_a_page_blob() {
     let _alone = alone();
-    if let Some(reason) = cannot_mount().or_else(not_root) {
-        return skip(reason);
-    }
-    for tool in ["target/tools/kernel/package", "/usr/bin/qemu-system-x86_64"] {
-        if !root().join(tool).exists() {
-            return skip(&format!("there is no {tool}; run tests/support/setup.sh"));
-        }
+    if let Some(reason) = cannot_boot() {
+        return skip(&reason);
     }
     let data = TempDir::new().expect("a data directory");
     let emulator = Emulator::start(data.path());
@@ -158,4 +165,61 @@ fn a_virtual_machine_boots_from_a_page_blob() {
     run("vm.sh", VM_LIMIT, &["boot", tree, "second", "none"]);
     run("vm.sh", VM_LIMIT, &["verify", tree, "second"]);
     mount.unmount();
+}
+
+/// What a machine has on its disk survives in snapshots that are taken while it runs, as after a loss of
+/// power: the journal alone makes each of them a clean file system.
+#[test]
+fn a_snapshot_under_a_running_machine_is_a_consistent_disk() {
+    let _alone = alone();
+    if let Some(reason) = cannot_boot() {
+        return skip(&reason);
+    }
+    let data = TempDir::new().expect("a data directory");
+    let emulator = Emulator::start(data.path());
+    account::create_container(&emulator.endpoint, CONTAINER);
+    let mount = Mount::start(&source(), &[], &emulator.environment);
+    let tree = utf8(mount.path());
+    run("vm.sh", VM_LIMIT, &["image", tree]);
+    let image = mount.path().join("vm.img");
+    let taken: Vec<String> = std::thread::scope(|scope| {
+        let machine = scope.spawn(|| run("vm.sh", VM_LIMIT, &["boot", tree, "first"]));
+        let mut taken = Vec::new();
+        // One after the other: of the seconds that a boot takes, the file system is mounted for a fraction.
+        while !machine.is_finished() {
+            taken.push(command(BLOBDIR, &["snapshot", utf8(&image)]));
+        }
+        machine.join().expect("the machine boots");
+        taken
+    });
+    let restored = mount.path().join("restored.img");
+    let (mut running, mut different) = (0, 0);
+    for (at, snapshot) in taken.iter().enumerate() {
+        let before = &taken[at.saturating_sub(1)];
+        if at > 0 && command(BLOBDIR, &["snapshot", "--diff", before, snapshot]).is_empty() {
+            continue;
+        }
+        different += 1;
+        command("cp", &["--sparse=never", snapshot, utf8(&restored)]);
+        let features = command("dumpe2fs", &["-h", utf8(&restored)]);
+        running += usize::from(features.contains("needs_recovery"));
+        command("e2fsck", &["-p", "-E", "journal_only", utf8(&restored)]);
+        command("e2fsck", &["-f", "-n", utf8(&restored)]);
+    }
+    println!(
+        "{} snapshots, {different} different, {running} of a mounted file system",
+        taken.len()
+    );
+    assert!(running > 0, "none of {} was taken while the machine ran", taken.len());
+    run("vm.sh", VM_LIMIT, &["verify", tree, "first"]);
+    mount.unmount();
+}
+
+/// Runs a command that must succeed; gives what it said.
+fn command(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = output_within(VM_LIMIT, command);
+    assert!(output.success, "{program} {} failed:\n{}", arguments.join(" "), output.text);
+    output.text.trim().to_owned()
 }

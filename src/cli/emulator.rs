@@ -35,6 +35,8 @@ pub(super) struct Settings {
     pub(super) soft_delete: bool,
     /// Tokens are given too.
     pub(super) identity: bool,
+    /// What is replaced or deleted is kept as versions.
+    pub(super) versioning: bool,
 }
 
 /// The application that may ask for tokens. Like the account's key, its secret is none.
@@ -169,6 +171,7 @@ fn config_of(settings: Settings) -> Result<Config, Failure> {
         }),
         tls: settings.tls.map(|(certificate, key)| page_blob::Tls { certificate, key }),
         soft_delete: settings.soft_delete,
+        versioning: settings.versioning,
         faults,
         seed: seed.unwrap_or_default(),
         ..Config::default()

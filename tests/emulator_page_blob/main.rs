@@ -18,3 +18,4 @@ mod lists;
 mod pages;
 #[path = "../support/tls.rs"]
 mod tls;
+mod versions;

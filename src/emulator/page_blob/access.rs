@@ -104,7 +104,16 @@ pub(super) fn read<T>(
     let container = container(storage, call)?;
     let entry = container.entry(call.blob()).ok_or(error::BLOB_NOT_FOUND)?;
     let state = entry.state.read();
-    look(pick(&state, call.snapshot())?)
+    look(named(&state, call)?)
+}
+
+/// The blob, snapshot or version that a read names.
+pub(super) fn named<'a>(state: &'a EntryState, call: &Call) -> Result<&'a Version, Failure> {
+    let Some(id) = call.version_id() else {
+        return pick(state, call.snapshot());
+    };
+    let live = state.live.as_ref().filter(|live| live.props.version.as_deref() == Some(id));
+    live.or_else(|| state.versions.get(id)).ok_or_else(|| error::BLOB_NOT_FOUND.into())
 }
 
 /// The live blob or one of its snapshots.
@@ -128,6 +137,9 @@ pub(super) fn change<T>(
     // A snapshot cannot be changed, and to change the blob instead would be worse than to refuse.
     if let Some(time) = call.snapshot() {
         return Err(error::invalid_query("snapshot", time));
+    }
+    if let Some(id) = call.version_id() {
+        return Err(error::invalid_query("versionid", id));
     }
     let container = container(storage, call)?;
     let entry = container.entry(call.blob()).ok_or(error::BLOB_NOT_FOUND)?;

@@ -100,6 +100,8 @@ pub(super) fn fresh(call: &Call, kind: Kind, now: i64) -> Result<Properties, Fai
         copy: None,
         blocks: Vec::new(),
         append_blocks: 0,
+        version: None,
+        previous: false,
         deleted_ms: None,
         data: String::new(),
     })
@@ -138,6 +140,7 @@ pub(super) fn replace(
     }
     let mut version = storage.new_version(container, props);
     storage.touch(&mut version);
+    version.props.version = storage.versioning.then(|| snapshot_time(storage.clock.tick()));
     let filled = fill(&mut version).and_then(|()| container.save(&mut version));
     if let Err(error) = filled {
         version.remove_files();
@@ -145,7 +148,12 @@ pub(super) fn replace(
     }
     let props = version.props.clone();
     state.uncommitted.clear();
-    for old in [state.live.replace(version), state.deleted.take()].into_iter().flatten() {
+    match state.live.replace(version) {
+        Some(old) if old.props.version.is_some() => state.keep(container, old)?,
+        Some(old) => old.remove_files(),
+        None => {}
+    }
+    if let Some(old) = state.deleted.take() {
         old.remove_files();
     }
     Ok(props)
@@ -267,7 +275,13 @@ fn describe(reply: Reply, props: &Properties, now: i64) -> Reply {
         .optional("x-ms-encryption-scope", props.scope.as_deref())
         .optional("x-ms-access-tier", props.tier.as_deref())
         .metadata(&props.metadata);
-    if props.snapshot.is_none() {
+    if let Some(version) = &props.version {
+        reply = reply.header("x-ms-version-id", version);
+        if !props.previous {
+            reply = reply.header("x-ms-is-current-version", "true");
+        }
+    }
+    if props.older().is_none() {
         reply = reply
             .header("x-ms-lease-status", lease.status(now))
             .header("x-ms-lease-state", lease.state(now).as_str())
@@ -341,6 +355,7 @@ pub(super) fn snapshot(storage: &Storage, call: &Call) -> Result<Reply, Failure>
     let time = snapshot_time(storage.clock.tick());
     let mut props = live.props.clone();
     props.snapshot = Some(time.clone());
+    props.version = None;
     props.lease = super::lease::Lease::default();
     let incarnation = props.incarnation;
     let mut copy = storage.new_version(&container, props);

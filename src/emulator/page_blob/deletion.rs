@@ -1,4 +1,4 @@
-//! Delete Blob and Undelete Blob, for good or, with soft delete, out of sight.
+//! Delete Blob and Undelete Blob, for good, or out of sight with soft delete, or as versions.
 //!
 //! What is deleted softly is found by nothing but `include=deleted` of a list, until it is undeleted or
 //! something is made under its name, which the emulator lets take its place. It is kept for as long
@@ -36,6 +36,13 @@ pub(super) fn delete(storage: &Storage, call: &Call, soft: bool) -> Result<Reply
             let version = access::pick(state, Some(time))?;
             guards.conditions.check_write(Some(version.props.current()))?;
             bin.take_snapshot(state, time)?;
+            return Ok(reply());
+        }
+        if let Some(id) = call.version_id() {
+            // The one that is the blob now is deleted by its name alone.
+            let version = state.versions.get(id).ok_or(error::BLOB_NOT_FOUND)?;
+            container.remove(version)?;
+            state.versions.remove(id);
             return Ok(reply());
         }
         let live = state.live.as_ref().ok_or(error::BLOB_NOT_FOUND)?;
@@ -92,6 +99,10 @@ impl Bin<'_> {
     }
 
     fn take_live(&mut self, state: &mut EntryState) -> Result<(), Failure> {
+        if let Some(live) = state.live.take_if(|live| live.props.version.is_some()) {
+            self.container.remove_sidecar(&live)?;
+            return Ok(state.keep(self.container, live)?);
+        }
         self.put(state.live.as_mut().ok_or(error::BLOB_NOT_FOUND)?)?;
         state.deleted = state.live.take().filter(|_| self.soft);
         Ok(())

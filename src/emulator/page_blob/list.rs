@@ -66,6 +66,7 @@ struct Include {
     uncommitted: bool,
     copy: bool,
     deleted: bool,
+    versions: bool,
 }
 
 impl Include {
@@ -81,12 +82,9 @@ impl Include {
                 "uncommittedblobs" => include.uncommitted = true,
                 "copy" => include.copy = true,
                 "deleted" => include.deleted = true,
-                // Nothing here is ever versioned, tagged or held.
-                "versions"
-                | "tags"
-                | "immutabilitypolicy"
-                | "legalhold"
-                | "deletedwithversions" => {}
+                "versions" => include.versions = true,
+                // Nothing here is ever tagged or held.
+                "tags" | "immutabilitypolicy" | "legalhold" | "deletedwithversions" => {}
                 _ => return Err(error::invalid_query("include", text)),
             }
         }
@@ -212,6 +210,7 @@ fn shown(entry: &Entry, include: Include) -> bool {
     let state = entry.state.read();
     state.live.is_some()
         || (include.snapshots && !state.snapshots.is_empty())
+        || (include.versions && !state.versions.is_empty())
         || (include.uncommitted && !state.uncommitted.is_empty())
         || (include.deleted && state.deleted.is_some())
         || (include.deleted && include.snapshots && !state.deleted_snapshots.is_empty())
@@ -255,12 +254,16 @@ impl Walk {
         true
     }
 
-    /// Snapshots in order of time, then the blob itself.
+    /// Snapshots and versions in order of time, then the blob itself.
     fn entry(&mut self, entry: &Entry, after: Option<&str>) -> bool {
         let state = entry.state.read();
-        if self.include.snapshots {
-            let deleted = state.deleted_snapshots.iter().filter(|_| self.include.deleted);
-            let mut all: Vec<_> = state.snapshots.iter().chain(deleted).collect();
+        if self.include.snapshots || self.include.versions {
+            let asked = self.include;
+            let snapshots = state.snapshots.iter().filter(|_| asked.snapshots);
+            let deleted = state.deleted_snapshots.iter();
+            let deleted = deleted.filter(|_| asked.snapshots && asked.deleted);
+            let versions = state.versions.iter().filter(|_| asked.versions);
+            let mut all: Vec<_> = snapshots.chain(deleted).chain(versions).collect();
             all.sort_by_key(|(time, _)| *time);
             for (time, version) in all {
                 if after.is_some_and(|after| time.as_str() < after) {
@@ -272,7 +275,7 @@ impl Walk {
                 self.blob(&version.props);
             }
         }
-        let last = self.include.snapshots.then_some("9");
+        let last = (self.include.snapshots || self.include.versions).then_some("9");
         if let Some(live) = &state.live {
             if !self.room(&entry.name, last) {
                 return false;
@@ -307,9 +310,13 @@ impl Walk {
     fn blob(&mut self, props: &Properties) {
         self.document.begin("Blob");
         self.name(&props.name);
+        let is_current =
+            self.include.versions && props.version.is_some() && props.older().is_none();
         let document = &mut self.document;
         document
             .optional("Snapshot", props.snapshot.as_deref())
+            .optional("VersionId", props.version.as_deref().filter(|_| self.include.versions))
+            .optional("IsCurrentVersion", is_current.then_some("true"))
             .optional("Deleted", props.deleted_ms.map(|_| "true"))
             .begin("Properties");
         let content = &props.content;
@@ -335,7 +342,7 @@ impl Walk {
             document.element("AccessTier", "Hot").element("AccessTierInferred", "true");
         }
         document.optional("AccessTier", props.tier.as_deref());
-        if props.snapshot.is_none() {
+        if props.older().is_none() {
             document
                 .element("LeaseStatus", props.lease.status(self.now))
                 .element("LeaseState", props.lease.state(self.now).as_str())

@@ -130,6 +130,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Deleted blobs are kept out of sight until they are undeleted or made anew.
     pub soft_delete: bool,
+    /// What a blob was before it was replaced or deleted is kept as a version of it. Nothing else makes
+    /// one here.
+    pub versioning: bool,
     /// Faults from the start.
     pub faults: Vec<Rule>,
     /// Where the random sequence of faults begins.
@@ -155,6 +158,7 @@ impl Default for Config {
             date_check: true,
             tls: None,
             soft_delete: false,
+            versioning: false,
             faults: Vec::new(),
             seed: 0,
         }
@@ -177,6 +181,7 @@ impl fmt::Debug for Config {
             .field("date_check", &self.date_check)
             .field("tls", &self.tls)
             .field("soft_delete", &self.soft_delete)
+            .field("versioning", &self.versioning)
             .field("faults", &self.faults)
             .field("seed", &self.seed)
             .finish()
@@ -391,7 +396,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
 
 fn open(dir: &Path, config: &Config, clock: &Arc<Clock>) -> io::Result<Storage> {
     let names = config.accounts.iter().map(|account| account.name.as_str());
-    Storage::open(dir, names, Arc::clone(clock))
+    Storage::open(dir, names, Arc::clone(clock), config.versioning)
 }
 
 fn temporary_dir() -> PathBuf {

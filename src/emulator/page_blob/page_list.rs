@@ -40,7 +40,7 @@ pub(super) fn get(storage: &Storage, call: &Call, short: bool) -> Result<Reply, 
     let container = access::container(storage, call)?;
     let entry = container.entry(call.blob()).ok_or(error::BLOB_NOT_FOUND)?;
     let state = entry.state.read();
-    let version = access::pick(&state, call.snapshot())?;
+    let version = access::named(&state, call)?;
     if version.props.kind != Kind::Page {
         return Err(error::INVALID_BLOB_TYPE.into());
     }

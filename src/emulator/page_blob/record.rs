@@ -82,6 +82,12 @@ pub(super) struct Properties {
     pub(super) copy: Option<CopyInfo>,
     pub(super) blocks: Vec<Block>,
     pub(super) append_blocks: u32,
+    /// The name of this version, where versions are kept.
+    #[serde(default)]
+    pub(super) version: Option<String>,
+    /// It is not the blob any more, but one of its versions.
+    #[serde(default)]
+    pub(super) previous: bool,
     /// Set once it was deleted softly.
     #[serde(default)]
     pub(super) deleted_ms: Option<i64>,
@@ -90,6 +96,12 @@ pub(super) struct Properties {
 }
 
 impl Properties {
+    /// What tells it from others of its name; the blob itself has none.
+    pub(super) fn older(&self) -> Option<&str> {
+        let version = self.version.as_deref().filter(|_| self.previous);
+        self.snapshot.as_deref().or(version)
+    }
+
     pub(super) fn current(&self) -> Current<'_> {
         Current { etag: &self.etag, modified_ms: self.modified_ms }
     }

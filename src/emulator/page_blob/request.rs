@@ -191,6 +191,11 @@ impl Call {
         self.query.filled("snapshot")
     }
 
+    /// The version that a read names.
+    pub(super) fn version_id(&self) -> Option<&str> {
+        self.query.filled("versionid")
+    }
+
     pub(super) fn header(&self, name: &'static str) -> Result<Option<&str>, Failure> {
         header(&self.headers, name)
     }

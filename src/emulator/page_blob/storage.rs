@@ -30,6 +30,7 @@ use sha2::{Digest, Sha256};
 use super::buffer::Pool;
 use super::clock::Clock;
 use super::data_file::{OpenFiles, Staged};
+use super::lease::Lease;
 use super::record::{self, ContainerInfo, Properties};
 use super::version::Version;
 
@@ -44,6 +45,8 @@ pub(super) struct Uncommitted {
 pub(super) struct EntryState {
     pub(super) live: Option<Version>,
     pub(super) snapshots: BTreeMap<String, Version>,
+    /// What the blob was before it was replaced or deleted, where that is kept.
+    pub(super) versions: BTreeMap<String, Version>,
     /// The blob, if it was deleted softly.
     pub(super) deleted: Option<Version>,
     pub(super) deleted_snapshots: BTreeMap<String, Version>,
@@ -81,6 +84,8 @@ pub(super) struct Storage {
     pub(super) pool: Arc<Pool>,
     open_files: Arc<OpenFiles>,
     pub(super) accounts: HashMap<String, Account>,
+    /// Blobs that are replaced or deleted are kept as versions.
+    pub(super) versioning: bool,
     serial: AtomicU64,
     /// Kept locked for as long as the directory is used.
     lock: File,
@@ -92,6 +97,7 @@ impl Storage {
         dir: &Path,
         accounts: impl Iterator<Item = &'a str>,
         clock: Arc<Clock>,
+        versioning: bool,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let lock = File::options()
@@ -111,6 +117,7 @@ impl Storage {
             pool: Arc::default(),
             open_files: Arc::default(),
             accounts: HashMap::new(),
+            versioning,
             serial,
             lock,
         };
@@ -178,8 +185,7 @@ impl Storage {
     /// A blob's first version, or the one that replaces another, without content.
     pub(super) fn new_version(&self, container: &Container, mut props: Properties) -> Version {
         props.incarnation = self.next_serial();
-        props.data =
-            format!("{}.{:x}", key(&props.name, props.snapshot.as_deref()), props.incarnation);
+        props.data = format!("{}.{:x}", key(&props.name, props.older()), props.incarnation);
         self.version(&container.dir, props)
     }
 
@@ -237,6 +243,10 @@ impl Storage {
             let version = self.load_version(&dir, &path, props)?;
             let state = blobs.entry(version.props.name.clone()).or_default();
             match (version.props.snapshot.clone(), version.props.deleted_ms) {
+                _ if version.props.previous => {
+                    let id = version.props.version.clone().unwrap_or_default();
+                    state.versions.insert(id, version);
+                }
                 (None, None) => state.live = Some(version),
                 (None, Some(_)) => state.deleted = Some(version),
                 (Some(time), None) => drop(state.snapshots.insert(time, version)),
@@ -271,7 +281,7 @@ impl Storage {
         }
         version.forget_beyond(size)?;
         self.clock.passed(etag_number(&version.props.etag));
-        if written > changed(sidecar) && version.props.snapshot.is_none() {
+        if written > changed(sidecar) && version.props.older().is_none() {
             self.touch(&mut version);
         }
         Ok(version)
@@ -284,11 +294,11 @@ fn etag_number(etag: &str) -> u64 {
 }
 
 /// Name of a sidecar: names are longer than file names may be, and hold slashes.
-fn key(name: &str, snapshot: Option<&str>) -> String {
+fn key(name: &str, older: Option<&str>) -> String {
     let mut hash = Sha256::new();
     hash.update(name);
     hash.update([0]);
-    hash.update(snapshot.unwrap_or_default());
+    hash.update(older.unwrap_or_default());
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -329,7 +339,7 @@ impl Container {
     /// Writes a version's sidecar.
     pub(super) fn save(&self, version: &mut Version) -> io::Result<()> {
         let props = &version.props;
-        let name = key(&props.name, props.snapshot.as_deref());
+        let name = key(&props.name, props.older());
         record::save(&self.dir.join(name + ".json"), props)?;
         version.stale = false;
         Ok(())
@@ -342,18 +352,34 @@ impl Container {
 
     /// Removes a version's files, sidecar first.
     pub(super) fn remove(&self, version: &Version) -> io::Result<()> {
-        let props = &version.props;
-        let name = key(&props.name, props.snapshot.as_deref());
-        std::fs::remove_file(self.dir.join(name + ".json"))?;
+        self.remove_sidecar(version)?;
         version.remove_files();
         Ok(())
+    }
+
+    /// Removes a version's sidecar.
+    pub(super) fn remove_sidecar(&self, version: &Version) -> io::Result<()> {
+        let props = &version.props;
+        let name = key(&props.name, props.older());
+        std::fs::remove_file(self.dir.join(name + ".json"))
     }
 }
 
 impl EntryState {
+    /// Keeps what was the blob as one of its versions. Its sidecar is another one's by now, or none's.
+    pub(super) fn keep(&mut self, container: &Container, mut version: Version) -> io::Result<()> {
+        version.props.previous = true;
+        version.props.lease = Lease::default();
+        container.save(&mut version)?;
+        let id = version.props.version.clone().unwrap_or_default();
+        self.versions.insert(id, version);
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         self.live.is_none()
             && self.snapshots.is_empty()
+            && self.versions.is_empty()
             && self.uncommitted.is_empty()
             && self.deleted.is_none()
             && self.deleted_snapshots.is_empty()

@@ -3,36 +3,10 @@
 //! Knows answers, not why they are to be wrong.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
-use super::data_file::read_or_zeros;
-use super::error::{self, Failure};
+use super::body::{Break, Content, read_or_zeros};
 use super::faults::Action;
-use super::reply::{Content, Reply};
-
-/// A refusal with any status.
-pub(super) fn failure(status: u16, code: Option<&str>) -> Failure {
-    let usual = match status {
-        401 => error::INVALID_AUTHENTICATION_INFO,
-        403 => error::AUTHENTICATION_FAILED,
-        404 => error::BLOB_NOT_FOUND,
-        409 => error::LEASE_ALREADY_PRESENT,
-        412 => error::CONDITION_NOT_MET,
-        416 => error::INVALID_RANGE,
-        429 => error::TOO_MANY_REQUESTS,
-        503 => error::SERVER_BUSY,
-        _ => error::INTERNAL_ERROR,
-    };
-    let mut failure = match code.and_then(error::by_name) {
-        Some(known) => Failure::from(known),
-        None => Failure::from(usual),
-    };
-    if let Some(code) = code {
-        failure.code = code.to_owned().into();
-    }
-    failure.status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    failure
-}
 
 /// Makes the bit in the middle of a body of `len` bytes wrong, if it is in `piece`, which begins at `at`.
 pub(super) fn bit(piece: &mut [u8], at: usize, len: usize) {
@@ -41,12 +15,21 @@ pub(super) fn bit(piece: &mut [u8], at: usize, len: usize) {
     }
 }
 
+/// Where a body ends before its end, and how.
+pub(super) fn breaks(fault: &Action) -> Option<(u64, Break)> {
+    match fault {
+        Action::Truncate { bytes } => Some((*bytes, Break::Cut)),
+        Action::StallBody { bytes } => Some((*bytes, Break::Stall)),
+        _ => None,
+    }
+}
+
 /// Makes an answer wrong, where it has what can be wrong.
-pub(super) fn reply(reply: &mut Reply, fault: &Action) {
+pub(super) fn answer(headers: &mut HeaderMap, content: &mut Content, fault: &Action) {
     match fault {
         Action::ShortBody { bytes } => {
             let keep = |len: u64| len.saturating_sub(*bytes);
-            match &mut reply.content {
+            match content {
                 Content::Bytes(body) | Content::Chunked(body) => {
                     body.truncate(keep(body.len() as u64) as usize);
                 }
@@ -55,14 +38,14 @@ pub(super) fn reply(reply: &mut Reply, fault: &Action) {
             }
         }
         Action::LongBody { bytes } => {
-            if let Content::Bytes(body) | Content::Chunked(body) = &mut reply.content {
+            if let Content::Bytes(body) | Content::Chunked(body) = content {
                 let mut longer = body.to_vec();
                 longer.resize(body.len() + *bytes as usize, 0);
                 *body = Bytes::from(longer);
             }
         }
         Action::Corrupt => {
-            let mut wrong = match &reply.content {
+            let mut wrong = match &*content {
                 Content::Bytes(body) | Content::Chunked(body) => body.to_vec(),
                 Content::File { file, offset, len, .. } => {
                     let mut whole = vec![0; usize::try_from(*len).unwrap_or(0)];
@@ -75,20 +58,20 @@ pub(super) fn reply(reply: &mut Reply, fault: &Action) {
             };
             let len = wrong.len();
             bit(&mut wrong, 0, len);
-            reply.content = match &reply.content {
+            *content = match &*content {
                 Content::Chunked(_) => Content::Chunked(Bytes::from(wrong)),
                 _ => Content::Bytes(Bytes::from(wrong)),
             };
         }
         Action::WrongContentRange { shift } => {
-            let shifted = reply.headers.get("content-range").and_then(|value| {
+            let shifted = headers.get("content-range").and_then(|value| {
                 let (range, size) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
                 let (first, last) = range.split_once('-')?;
                 let add = |text: &str| text.parse::<u64>().ok().map(|number| number + shift);
                 HeaderValue::from_str(&format!("bytes {}-{}/{size}", add(first)?, add(last)?)).ok()
             });
             if let Some(value) = shifted {
-                reply.headers.insert("content-range", value);
+                headers.insert("content-range", value);
             }
         }
         _ => {}
@@ -100,11 +83,12 @@ mod tests {
     use super::*;
 
     fn spoiled(fault: &Action) -> (String, Vec<u8>) {
-        let mut answer = Reply::new(206).header("content-range", "bytes 0-3/512");
-        answer.content = Content::Bytes(Bytes::from_static(b"abcd"));
-        reply(&mut answer, fault);
-        let Content::Bytes(body) = answer.content else { panic!("the body is gone") };
-        (answer.headers["content-range"].to_str().unwrap().to_owned(), body.to_vec())
+        let mut headers = HeaderMap::new();
+        headers.insert("content-range", HeaderValue::from_static("bytes 0-3/512"));
+        let mut content = Content::Bytes(Bytes::from_static(b"abcd"));
+        answer(&mut headers, &mut content, fault);
+        let Content::Bytes(body) = content else { panic!("the body is gone") };
+        (headers["content-range"].to_str().unwrap().to_owned(), body.to_vec())
     }
 
     #[test]
@@ -115,14 +99,5 @@ mod tests {
         assert_eq!(spoiled(&Action::Corrupt), (range, b"abbd".to_vec()));
         let (range, body) = spoiled(&Action::WrongContentRange { shift: 512 });
         assert_eq!((range.as_str(), body), ("bytes 512-515/512", b"abcd".to_vec()));
-    }
-
-    #[test]
-    fn any_status_has_a_code() {
-        assert_eq!(failure(503, None).code, "ServerBusy");
-        assert_eq!(failure(502, None).status, StatusCode::BAD_GATEWAY);
-        let odd = failure(412, Some("SequenceNumberConditionNotMet"));
-        assert_eq!((odd.status.as_u16(), &*odd.code), (412, "SequenceNumberConditionNotMet"));
-        assert_eq!(failure(403, Some("Made Up")).code, "Made Up");
     }
 }

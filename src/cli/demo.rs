@@ -89,11 +89,7 @@ fn start_service(data: &Path) -> Result<Service, Failure> {
         listen: ([127, 0, 0, 1], port).into(),
         data: Some(data.to_path_buf()),
         containers: vec![CONTAINER.to_owned()],
-        latency: Duration::ZERO,
-        connection_rate: None,
-        throttle: None,
-        faults: None,
-        tls: None,
+        conditions: emulator::Conditions::default(),
         soft_delete: false,
         identity: false,
     };

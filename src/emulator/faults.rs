@@ -5,8 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::Method;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Which requests go wrong, how often, and how.
 ///
@@ -284,6 +286,27 @@ impl Faults {
         self.state.lock().random = seed;
     }
 
+    /// What a request about the rules themselves does, by the method that it has.
+    pub(super) fn control(&self, method: &Method, body: &[u8]) -> Result<Value, String> {
+        if method == Method::GET {
+            return Ok(json!(self.rules()));
+        }
+        let (seed, rules) = match *method {
+            Method::PUT | Method::POST => parse(body, self.operations)?,
+            Method::DELETE => (None, Vec::new()),
+            _ => return Err(format!("there is no {method} of faults")),
+        };
+        if method != Method::POST {
+            self.clear();
+        }
+        if let Some(seed) = seed {
+            self.seed(seed);
+        }
+        let count = rules.len();
+        rules.into_iter().try_for_each(|rule| self.add(rule))?;
+        Ok(json!({ "rules": count }))
+    }
+
     pub(super) fn rules(&self) -> Vec<RuleState> {
         self.state.lock().rules.clone()
     }
@@ -325,7 +348,7 @@ fn chance(random: &mut u64) -> f64 {
 }
 
 /// Whether `text` is `glob`, in which `*` stands for any run of characters.
-fn matches_glob(glob: &str, text: &str) -> bool {
+pub(super) fn matches_glob(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = text.strip_prefix(first) else {

@@ -11,6 +11,7 @@ mod connection;
 mod faults;
 mod guid;
 mod incoming;
+mod jwt;
 mod operations;
 mod query;
 mod reply;
@@ -20,3 +21,4 @@ mod tls;
 
 pub mod identity;
 pub mod page_blob;
+pub mod registry;

@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
 
-use super::body::{Content, Outgoing};
+use super::body::{Break, Content, Outgoing};
 use super::faults::Action;
 use super::spoil;
 
@@ -15,6 +16,8 @@ pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) content: Content,
+    /// Where the body ends before its end, even without a fault.
+    pub(super) breaks: Option<(u64, Break)>,
 }
 
 impl Reply {
@@ -23,6 +26,7 @@ impl Reply {
             status: StatusCode::from_u16(status).expect("operations answer with valid statuses"),
             headers: HeaderMap::with_capacity(24),
             content: Content::Empty,
+            breaks: None,
         }
     }
 
@@ -43,6 +47,21 @@ impl Reply {
         match HeaderValue::from_str(value.as_ref()) {
             Ok(value) => drop(self.headers.insert(HeaderName::from_static(name), value)),
             Err(_) => log::warn!(target: "emulator", "{name} holds what no header can"),
+        }
+    }
+
+    /// A JSON document.
+    pub(super) fn json(self, value: &Value) -> Self {
+        let mut reply = self.header("content-type", "application/json; charset=utf-8");
+        reply.content = Content::Bytes(Bytes::from(format!("{value}\n")));
+        reply
+    }
+
+    /// The answer to a request that is about the server itself.
+    pub(super) fn control(result: Result<Value, String>) -> Self {
+        match result {
+            Ok(value) => Self::new(200).json(&value),
+            Err(text) => Self::new(400).json(&json!({ "error": text })),
         }
     }
 
@@ -77,7 +96,7 @@ impl Reply {
             self.content = Content::Empty;
         }
         let mut outgoing = Outgoing::new(self.content);
-        outgoing.breaks = fault.and_then(spoil::breaks);
+        outgoing.breaks = fault.and_then(spoil::breaks).or(self.breaks).filter(|_| !head);
         let mut response = Response::new(outgoing);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;

@@ -37,32 +37,13 @@ pub(super) fn answer(headers: &mut HeaderMap, content: &mut Content, fault: &Act
                 Content::Empty | Content::Length(_) => {}
             }
         }
-        Action::LongBody { bytes } => {
-            if let Content::Bytes(body) | Content::Chunked(body) = content {
-                let mut longer = body.to_vec();
-                longer.resize(body.len() + *bytes as usize, 0);
-                *body = Bytes::from(longer);
-            }
-        }
-        Action::Corrupt => {
-            let mut wrong = match &*content {
-                Content::Bytes(body) | Content::Chunked(body) => body.to_vec(),
-                Content::File { file, offset, len, .. } => {
-                    let mut whole = vec![0; usize::try_from(*len).unwrap_or(0)];
-                    if let Err(error) = read_or_zeros(file, &mut whole, *offset) {
-                        log::error!(target: "emulator", "cannot read what is to be spoiled: {error}");
-                    }
-                    whole
-                }
-                Content::Empty | Content::Length(_) => return,
-            };
-            let len = wrong.len();
-            bit(&mut wrong, 0, len);
-            *content = match &*content {
-                Content::Chunked(_) => Content::Chunked(Bytes::from(wrong)),
-                _ => Content::Bytes(Bytes::from(wrong)),
-            };
-        }
+        Action::LongBody { bytes } => replace(content, |body| {
+            body.resize(body.len() + *bytes as usize, 0);
+        }),
+        Action::Corrupt => replace(content, |body| {
+            let len = body.len();
+            bit(body, 0, len);
+        }),
         Action::WrongContentRange { shift } => {
             let shifted = headers.get("content-range").and_then(|value| {
                 let (range, size) = value.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
@@ -76,6 +57,26 @@ pub(super) fn answer(headers: &mut HeaderMap, content: &mut Content, fault: &Act
         }
         _ => {}
     }
+}
+
+/// Changes a body, which is read into memory for that.
+fn replace(content: &mut Content, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut body = match &*content {
+        Content::Bytes(body) | Content::Chunked(body) => body.to_vec(),
+        Content::File { file, offset, len, .. } => {
+            let mut whole = vec![0; usize::try_from(*len).unwrap_or(0)];
+            if let Err(error) = read_or_zeros(file, &mut whole, *offset) {
+                log::error!(target: "emulator", "cannot read what is to be spoiled: {error}");
+            }
+            whole
+        }
+        Content::Empty | Content::Length(_) => return,
+    };
+    change(&mut body);
+    *content = match &*content {
+        Content::Chunked(_) => Content::Chunked(Bytes::from(body)),
+        _ => Content::Bytes(Bytes::from(body)),
+    };
 }
 
 #[cfg(test)]

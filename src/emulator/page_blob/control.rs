@@ -18,18 +18,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::body::{Content, Outgoing};
+use super::body::Outgoing;
 use super::connection::NoAnswer;
-use super::faults;
 use super::incoming;
-use super::operation;
 use super::query::{Query, duration};
+use super::reply::Reply;
 use super::service::Service;
 
 /// Answers a request to one of the server's own paths.
@@ -42,13 +40,7 @@ pub(super) async fn answer(
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let result = match (&parts.method, parts.uri.path()) {
         (&Method::GET, "/_stats") => Ok(stats(service)),
-        (&Method::GET, "/_faults") => Ok(json!(service.faults.rules())),
-        (&Method::PUT, "/_faults") => set_rules(service, &body, true),
-        (&Method::POST, "/_faults") => set_rules(service, &body, false),
-        (&Method::DELETE, "/_faults") => {
-            service.faults.clear();
-            Ok(json!({}))
-        }
+        (method, "/_faults") => service.faults.control(method, &body),
         (&Method::POST, "/_release") => Ok(json!({ "applied": service.release_held().await })),
         (&Method::POST, "/_clock") => match query.get("advance").and_then(duration) {
             Some(by) => {
@@ -72,27 +64,7 @@ pub(super) async fn answer(
         }
         (method, path) => Err(format!("there is no {method} {path}")),
     };
-    let (status, value) = match result {
-        Ok(value) => (StatusCode::OK, value),
-        Err(text) => (StatusCode::BAD_REQUEST, json!({ "error": text })),
-    };
-    let content = Content::Bytes(Bytes::from(format!("{value}\n")));
-    let mut response = Response::new(Outgoing::new(content));
-    *response.status_mut() = status;
-    Ok(response)
-}
-
-fn set_rules(service: &Service, body: &[u8], instead: bool) -> Result<Value, String> {
-    let (seed, rules) = faults::parse(body, operation::NAMES)?;
-    if instead {
-        service.faults.clear();
-    }
-    if let Some(seed) = seed {
-        service.faults.seed(seed);
-    }
-    let count = rules.len();
-    rules.into_iter().try_for_each(|rule| service.faults.add(rule))?;
-    Ok(json!({ "rules": count }))
+    Ok(Reply::control(result).respond(false, None))
 }
 
 fn stats(service: &Service) -> Value {

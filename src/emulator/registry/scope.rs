@@ -51,16 +51,16 @@ impl Scope {
 
     /// As a token says it.
     pub(super) fn claim(&self) -> Value {
-        json!({ "Type": self.kind, "Name": self.name, "Actions": self.actions })
+        json!({ "type": self.kind, "name": self.name, "actions": self.actions })
     }
 
     /// Reads what a token says.
     pub(super) fn from_claim(claim: &Value) -> Option<Self> {
         let text = |name: &str| claim[name].as_str().map(str::to_owned);
-        let actions = claim["Actions"].as_array()?.iter();
+        let actions = claim["actions"].as_array()?.iter();
         Some(Self {
-            kind: text("Type")?,
-            name: text("Name")?,
+            kind: text("type")?,
+            name: text("name")?,
             actions: actions.filter_map(|action| action.as_str().map(str::to_owned)).collect(),
         })
     }

@@ -90,7 +90,9 @@ pub(super) fn blob(
         }
     };
     if reply.status == StatusCode::RANGE_NOT_SATISFIABLE {
-        reply.breaks = Some((content.len(), Break::Cut));
+        // Measured, too: what does not fit into the length is not sent at all.
+        let sent = if content.len() <= size { content.len() } else { 0 };
+        reply.breaks = (size > 0).then_some((sent, Break::Cut));
     }
     reply.content = content;
     Ok(reply)

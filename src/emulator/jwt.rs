@@ -47,6 +47,20 @@ impl<'a> Jwt<'a> {
         self.header["alg"] == "HS256" && mac(key, self.signed).verify_slice(&self.signature).is_ok()
     }
 
+    /// Whether the key of a certificate has signed it, by one of the two ways that Entra ID takes.
+    pub(super) fn is_signed_by_certificate(&self, der: &[u8]) -> bool {
+        let algorithm = match self.header["alg"].as_str() {
+            Some("PS256") => webpki::ring::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+            Some("RS256") => webpki::ring::RSA_PKCS1_2048_8192_SHA256,
+            _ => return false,
+        };
+        let der = der.into();
+        webpki::EndEntityCert::try_from(&der).is_ok_and(|certificate| {
+            let signed = self.signed.as_bytes();
+            certificate.verify_signature(algorithm, signed, &self.signature).is_ok()
+        })
+    }
+
     /// A claim that is a time, in milliseconds since 1970.
     pub(super) fn time(&self, claim: &str) -> Option<i64> {
         self.claims[claim].as_i64()?.checked_mul(1000)

@@ -66,8 +66,8 @@ pub use self::operation::Operation;
 use self::service::Service;
 use self::storage::Storage;
 use self::throttle::Buckets;
-use super::identity::Issuer;
 pub use super::faults::{Action, LateAnswer, Rule, RuleState};
+use super::identity::Issuer;
 pub use super::throttle::Throttle;
 pub use super::tls::Tls;
 // What all emulators share, under the names that the modules here know it by.

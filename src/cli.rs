@@ -135,6 +135,92 @@ struct EmulatorArgs {
 enum EmulatedService {
     /// Azure page blobs, as the account devstoreaccount1
     PageBlob(PageBlobArgs),
+    /// A container registry with the habits of Azure Container Registry
+    Registry(RegistryArgs),
+}
+
+/// What a registry asks for.
+#[cfg(feature = "emulator")]
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum RegistryAccess {
+    /// Nothing
+    #[default]
+    Open,
+    /// User and password
+    Basic,
+    /// A token of its own service
+    Token,
+}
+
+#[cfg(feature = "emulator")]
+#[derive(Args)]
+struct RegistryArgs {
+    /// Where to listen; port 0 takes any that is free
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
+    listen: std::net::SocketAddr,
+    /// Where to keep the content; a temporary directory if left out
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Push the OCI image layout DIR to this repository (may be given several times)
+    #[arg(long = "layout", value_name = "REPOSITORY=DIR", value_parser = pair)]
+    layouts: Vec<(String, String)>,
+    /// What a caller must show
+    #[arg(long, value_enum, default_value_t)]
+    access: RegistryAccess,
+    /// Somebody who may do everything (may be given several times)
+    #[arg(long = "user", value_name = "NAME=PASSWORD", value_parser = pair)]
+    users: Vec<(String, String)>,
+    /// What may be done without a credential, as repository:*:pull (may be given several times)
+    #[arg(long = "anonymous", value_name = "GRANT")]
+    anonymous: Vec<String>,
+    /// Take this Entra token in exchange for one of the registry's (may be given several times)
+    #[arg(long = "entra-token", value_name = "TOKEN")]
+    entra_tokens: Vec<String>,
+    /// How long a token holds
+    #[arg(long, value_name = "TIME", default_value = "75m", value_parser = time)]
+    token_lifetime: Duration,
+    /// Serve blobs from a second port, by signed addresses
+    #[arg(long)]
+    redirect: bool,
+    #[command(flatten)]
+    conditions: Conditions,
+}
+
+/// What every emulator can be made to suffer from, and HTTPS.
+#[cfg(feature = "emulator")]
+#[derive(Args)]
+struct Conditions {
+    /// Answer every request this much later
+    #[arg(long, value_name = "TIME", value_parser = latency)]
+    latency: Option<Duration>,
+    /// Bytes a second of each connection
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    connection_rate: Option<u64>,
+    /// Requests and bytes a second, as 500req,60MiB: of each blob of an account, or of a registry
+    #[arg(long, value_name = "LIMITS", value_parser = throttle)]
+    throttle: Option<config::Throttle>,
+    /// Rules that make requests go wrong, as JSON
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+    /// Serve HTTPS with this certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+}
+
+#[cfg(feature = "emulator")]
+impl Conditions {
+    fn settings(self) -> emulator::Conditions {
+        emulator::Conditions {
+            latency: self.latency.unwrap_or_default(),
+            connection_rate: self.connection_rate,
+            throttle: self.throttle,
+            faults: self.faults,
+            tls: self.tls_certificate.zip(self.tls_key),
+        }
+    }
 }
 
 #[cfg(feature = "emulator")]
@@ -149,24 +235,8 @@ struct PageBlobArgs {
     /// Create this container unless it is there (may be given several times)
     #[arg(long = "container", value_name = "NAME")]
     containers: Vec<String>,
-    /// Answer every request this much later
-    #[arg(long, value_name = "TIME", value_parser = latency)]
-    latency: Option<Duration>,
-    /// Bytes a second of each connection
-    #[arg(long, value_name = "SIZE", value_parser = rate)]
-    connection_rate: Option<u64>,
-    /// Requests and bytes a second of each blob, as 500req,60MiB
-    #[arg(long, value_name = "LIMITS", value_parser = throttle)]
-    throttle: Option<config::Throttle>,
-    /// Rules that make requests go wrong, as JSON
-    #[arg(long, value_name = "FILE")]
-    faults: Option<PathBuf>,
-    /// Serve HTTPS with this certificate, in PEM
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_certificate: Option<PathBuf>,
-    /// The private key of the certificate, in PEM
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    conditions: Conditions,
     /// Keep deleted blobs out of sight, to be undeleted
     #[arg(long)]
     soft_delete: bool,
@@ -236,14 +306,29 @@ fn execute(command: Command) -> Result<u8, Failure> {
                 listen: args.listen,
                 data: args.data,
                 containers: args.containers,
-                latency: args.latency.unwrap_or_default(),
-                connection_rate: args.connection_rate,
-                throttle: args.throttle,
-                faults: args.faults,
-                tls: args.tls_certificate.zip(args.tls_key),
+                conditions: args.conditions.settings(),
                 soft_delete: args.soft_delete,
                 identity: args.identity,
                 versioning: args.versioning,
+            })
+        }
+        #[cfg(feature = "emulator")]
+        Command::Emulator(EmulatorArgs { service: EmulatedService::Registry(args) }) => {
+            emulator::registry(emulator::RegistrySettings {
+                listen: args.listen,
+                data: args.data,
+                layouts: args.layouts,
+                access: match args.access {
+                    RegistryAccess::Open => emulator::Access::Open,
+                    RegistryAccess::Basic => emulator::Access::Basic,
+                    RegistryAccess::Token => emulator::Access::Token,
+                },
+                users: args.users,
+                anonymous: args.anonymous,
+                entra_tokens: args.entra_tokens,
+                token_lifetime: args.token_lifetime,
+                redirect: args.redirect,
+                conditions: args.conditions.settings(),
             })
         }
     }
@@ -269,6 +354,13 @@ fn time(text: &str) -> Result<Duration, String> {
     config::parse_duration(text)
         .filter(|time| !time.is_zero())
         .ok_or_else(|| "expected a time, such as 30, 0.5 or 200ms".to_owned())
+}
+
+#[cfg(feature = "emulator")]
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected NAME=VALUE".to_owned())
 }
 
 #[cfg(feature = "emulator")]

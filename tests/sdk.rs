@@ -12,8 +12,10 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use blobdir::emulator::registry;
 use tempfile::TempDir;
 
 use support::{Emulator, Mount, account, cannot_mount, output_within, root, skip};
@@ -111,6 +113,34 @@ fn the_sdk_and_a_mount_agree_under_a_key() {
     let arguments = [origin(&emulator), CONTAINER, utf8(mount.path()), utf8(&key)];
     run(&python, "sdk_mount.py", &arguments, Some(&identity));
     mount.unmount();
+}
+
+/// Azure's SDK for container registries speaks HTTPS only.
+#[test]
+fn the_sdk_of_registries_finds_the_emulator_to_be_one() {
+    const TOKEN: &str = "as-entra-gave-it";
+    let Some(python) = python() else { return };
+    let directory = TempDir::new().expect("a directory for the identity");
+    let identity = Identity::new(directory.path());
+    let check = |token: &str| match token {
+        TOKEN => Ok(()),
+        _ => Err("another token".to_owned()),
+    };
+    let config = registry::Config {
+        access: registry::Access::Token,
+        anonymous: vec!["repository:public/*:pull".to_owned()],
+        entra: Some(Arc::new(check)),
+        redirect: Some(registry::Redirect::default()),
+        tls: Some(registry::Tls {
+            certificate: identity.certificate.clone(),
+            key: identity.key.clone(),
+        }),
+        ..registry::Config::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime for the server");
+    let server = runtime.block_on(registry::start(config)).expect("the server starts");
+    run(&python, "registry_sdk.py", &[&server.url(), TOKEN], Some(&identity));
+    assert!(server.requests(registry::Operation::GetBlobData) > 0, "no blob was redirected");
 }
 
 /// An identity in a directory, and what makes a server use it.

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
@@ -10,6 +11,8 @@ use crate::config::Throttle;
 use crate::daemon::Signals;
 use crate::emulator::identity;
 use crate::emulator::page_blob::{self, Config, Server, WELL_KNOWN_ACCOUNT, WELL_KNOWN_KEY};
+use crate::emulator::registry;
+pub(super) use crate::emulator::registry::Access;
 use crate::logging;
 
 /// How a server is to be, as typed.
@@ -21,22 +24,53 @@ pub(super) struct Settings {
     pub(super) data: Option<PathBuf>,
     /// Containers to create unless they are there.
     pub(super) containers: Vec<String>,
-    /// Added to every request.
-    pub(super) latency: Duration,
-    /// Bytes a second of each connection.
-    pub(super) connection_rate: Option<u64>,
-    /// Limits of each blob.
-    pub(super) throttle: Option<Throttle>,
-    /// File with rules for faults.
-    pub(super) faults: Option<PathBuf>,
-    /// Certificate and private key, for HTTPS.
-    pub(super) tls: Option<(PathBuf, PathBuf)>,
+    /// What it suffers from.
+    pub(super) conditions: Conditions,
     /// Deleted blobs can be undeleted.
     pub(super) soft_delete: bool,
     /// Tokens are given too.
     pub(super) identity: bool,
     /// What is replaced or deleted is kept as versions.
     pub(super) versioning: bool,
+}
+
+/// What every server can be made to suffer from, and HTTPS.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    /// Added to every request.
+    pub(super) latency: Duration,
+    /// Bytes a second of each connection.
+    pub(super) connection_rate: Option<u64>,
+    /// Limits of each blob, or of the registry.
+    pub(super) throttle: Option<Throttle>,
+    /// File with rules for faults.
+    pub(super) faults: Option<PathBuf>,
+    /// Certificate and private key, for HTTPS.
+    pub(super) tls: Option<(PathBuf, PathBuf)>,
+}
+
+/// How a registry is to be, as typed.
+pub(super) struct RegistrySettings {
+    /// Where to listen; port 0 for any that is free.
+    pub(super) listen: SocketAddr,
+    /// Where to keep data; a temporary directory if `None`, removed at the end.
+    pub(super) data: Option<PathBuf>,
+    /// Repositories, and the image layouts that are pushed to them.
+    pub(super) layouts: Vec<(String, String)>,
+    /// What a caller must show.
+    pub(super) access: Access,
+    /// Users and their passwords.
+    pub(super) users: Vec<(String, String)>,
+    /// What may be done without a credential.
+    pub(super) anonymous: Vec<String>,
+    /// Entra tokens that are good.
+    pub(super) entra_tokens: Vec<String>,
+    /// How long a token holds.
+    pub(super) token_lifetime: Duration,
+    /// Blobs are served from a second port.
+    pub(super) redirect: bool,
+    /// What it suffers from.
+    pub(super) conditions: Conditions,
 }
 
 /// The application that may ask for tokens. Like the account's key, its secret is none.
@@ -60,11 +94,7 @@ impl Service {
         let cannot = |error| Failure::other(format!("cannot serve page blobs at {place}: {error}"));
         let with_identity = settings.identity;
         let mut config = config_of(settings)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("emulator")
-            .enable_all()
-            .build()
-            .map_err(cannot)?;
+        let runtime = runtime().map_err(cannot)?;
         let identity = match with_identity {
             true => Some(runtime.block_on(identity::start(applications())).map_err(cannot)?),
             false => None,
@@ -146,34 +176,106 @@ fn applications() -> identity::Config {
     identity::Config { applications: vec![application], assigned: vec![id], ..Default::default() }
 }
 
+/// Runs a registry until a signal comes.
+pub(super) fn registry(settings: RegistrySettings) -> Result<u8, Failure> {
+    logging::init(None).map_err(Failure::other)?;
+    let signals = Signals::block();
+    let cannot = |error| Failure::other(format!("cannot serve a registry: {error}"));
+    let layouts = settings.layouts.clone();
+    let config = registry_config(settings)?;
+    let runtime = runtime().map_err(cannot)?;
+    let server = runtime.block_on(registry::start(config)).map_err(cannot)?;
+    for (repository, layout) in &layouts {
+        let named =
+            |error| Failure::other(format!("cannot push {layout} to {repository}: {error}"));
+        server.push_layout(repository, Path::new(layout)).map_err(named)?;
+    }
+    logging::started(false);
+    super::print(&format!(
+        "\
+Container registry at {}
+To fill it:
+skopeo copy --dest-tls-verify=false SOURCE docker://{}/REPOSITORY:TAG
+",
+        server.url(),
+        server.addr(),
+    ));
+    signals.wait();
+    runtime.block_on(server.shutdown());
+    Ok(0)
+}
+
+fn registry_config(settings: RegistrySettings) -> Result<registry::Config, Failure> {
+    let Conditions { latency, connection_rate, throttle, faults, tls } = settings.conditions;
+    let (seed, faults) = rules(faults.as_deref(), registry::parse_faults)?;
+    let tokens = settings.entra_tokens;
+    let entra: registry::EntraCheck = Arc::new(move |token| {
+        let known = tokens.iter().any(|known| known == token);
+        known.then_some(()).ok_or_else(|| "the Entra token is not known".to_owned())
+    });
+    let user = |(name, password)| registry::User::new(name, password);
+    Ok(registry::Config {
+        listen: settings.listen,
+        data: settings.data,
+        access: settings.access,
+        users: settings.users.into_iter().map(user).collect(),
+        anonymous: settings.anonymous,
+        token_lifetime: settings.token_lifetime,
+        entra: Some(entra),
+        redirect: settings.redirect.then(registry::Redirect::default),
+        latency,
+        connection_rate,
+        throttle: throttle.map(limits),
+        tls: tls.map(|(certificate, key)| registry::Tls { certificate, key }),
+        faults,
+        seed,
+        ..registry::Config::default()
+    })
+}
+
 fn config_of(settings: Settings) -> Result<Config, Failure> {
-    let (seed, faults) = match &settings.faults {
-        None => (None, Vec::new()),
-        Some(file) => {
-            let named = |error: &dyn std::fmt::Display| {
-                Failure::usage(format!("--faults {}: {error}", file.display()))
-            };
-            let text = fs::read(file).map_err(|error| named(&error))?;
-            page_blob::parse_faults(&text).map_err(|error| named(&error))?
-        }
-    };
-    let unlimited = page_blob::Throttle { requests: f64::INFINITY, bytes: f64::INFINITY };
+    let Conditions { latency, connection_rate, throttle, faults, tls } = settings.conditions;
+    let (seed, faults) = rules(faults.as_deref(), page_blob::parse_faults)?;
     Ok(Config {
         listen: settings.listen,
         data: settings.data,
         containers: settings.containers,
-        latency: settings.latency,
-        connection_rate: settings.connection_rate,
-        throttle: settings.throttle.map(|limits| page_blob::Throttle {
-            requests: limits.requests.map_or(unlimited.requests, f64::from),
-            #[expect(clippy::cast_precision_loss, reason = "a rate needs no 16 digits")]
-            bytes: limits.bytes.map_or(unlimited.bytes, |bytes| bytes as f64),
-        }),
-        tls: settings.tls.map(|(certificate, key)| page_blob::Tls { certificate, key }),
+        latency,
+        connection_rate,
+        throttle: throttle.map(limits),
+        tls: tls.map(|(certificate, key)| page_blob::Tls { certificate, key }),
         soft_delete: settings.soft_delete,
         versioning: settings.versioning,
         faults,
-        seed: seed.unwrap_or_default(),
+        seed,
         ..Config::default()
     })
+}
+
+/// What a service reads in a file with rules.
+type ParseRules = fn(&[u8]) -> Result<(Option<u64>, Vec<page_blob::Rule>), String>;
+
+/// Reads the seed and the rules in a file.
+fn rules(file: Option<&Path>, parse: ParseRules) -> Result<(u64, Vec<page_blob::Rule>), Failure> {
+    let Some(file) = file else { return Ok((0, Vec::new())) };
+    let named = |error: &dyn std::fmt::Display| {
+        Failure::usage(format!("--faults {}: {error}", file.display()))
+    };
+    let text = fs::read(file).map_err(|error| named(&error))?;
+    let (seed, rules) = parse(&text).map_err(|error| named(&error))?;
+    Ok((seed.unwrap_or_default(), rules))
+}
+
+/// Limits as a server has them.
+fn limits(limits: Throttle) -> page_blob::Throttle {
+    page_blob::Throttle {
+        requests: limits.requests.map_or(f64::INFINITY, f64::from),
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no 16 digits")]
+        bytes: limits.bytes.map_or(f64::INFINITY, |bytes| bytes as f64),
+    }
+}
+
+/// Threads of a server. Signals must be blocked before, or they would take them.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().thread_name("emulator").enable_all().build()
 }

@@ -1,7 +1,6 @@
 //! A server for one test, and a plain HTTP client that signs for itself.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sha2::Sha256;
 use tokio::runtime::Runtime;
 
+pub(crate) use crate::http::Answer;
+use crate::http::receive;
 use crate::tls::Identity;
 
 pub(crate) const ACCOUNT: &str = "devstoreaccount1";
@@ -33,21 +34,7 @@ pub(crate) struct Emulator {
 trait Connection: Read + Write {}
 impl<T: Read + Write> Connection for T {}
 
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    headers: HashMap<String, String>,
-    pub(crate) body: Vec<u8>,
-}
-
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.headers.contains_key(name)
-    }
-
     /// Status and error code, the two that most tests are about.
     pub(crate) fn error(&self) -> (u16, &str) {
         (self.status, self.header("x-ms-error-code"))
@@ -57,22 +44,11 @@ impl Answer {
         self.header("etag").to_owned()
     }
 
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-
     /// The contents of every element of this name, in order.
     pub(crate) fn elements(&self, name: &str) -> Vec<String> {
         let (open, close) = (format!("<{name}>"), format!("</{name}>"));
         let parts = self.text().split(&open).skip(1);
         parts.map(|part| part.split(&close).next().unwrap().to_owned()).collect()
-    }
-
-    #[track_caller]
-    pub(crate) fn expect(self, status: u16) -> Self {
-        let body = String::from_utf8_lossy(&self.body[..self.body.len().min(500)]);
-        assert_eq!(self.status, status, "{} {body}", self.header("x-ms-error-code"));
-        self
     }
 }
 
@@ -284,49 +260,6 @@ pub(crate) fn ranges_of(answer: &Answer) -> Vec<String> {
 pub(crate) fn with_query(path: &str, parameter: &str) -> String {
     let separator = if path.contains('?') { '&' } else { '?' };
     format!("{path}{separator}{parameter}")
-}
-
-fn receive(stream: impl Read, method: &str) -> std::io::Result<Answer> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    if line.is_empty() {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let status = line[9..12].parse().unwrap();
-    let mut headers = HashMap::new();
-    loop {
-        line.clear();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            break;
-        };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let mut body = Vec::new();
-    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
-        loop {
-            line.clear();
-            reader.read_line(&mut line)?;
-            let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
-            let at = body.len();
-            body.resize(at + len, 0);
-            reader.read_exact(&mut body[at..])?;
-            reader.read_line(&mut line)?;
-            if len == 0 {
-                break;
-            }
-        }
-    } else if method != "HEAD" && status != 304 {
-        let len = headers.get("content-length").map_or(0, |len| len.parse().unwrap());
-        body.resize(len, 0);
-        reader.read_exact(&mut body)?;
-    }
-    // Nothing may follow: a body longer than announced would break the next answer.
-    let mut rest = Vec::new();
-    let end = reader.read_to_end(&mut rest);
-    assert!(end.is_err() || rest.is_empty(), "{} bytes too many", rest.len());
-    Ok(Answer { status, headers, body })
 }
 
 /// `Authorization` by the account's key.

@@ -12,6 +12,8 @@ mod deletion;
 mod durability;
 mod encryption;
 mod faults;
+#[path = "../support/http.rs"]
+mod http;
 mod leases;
 mod limits;
 mod lists;

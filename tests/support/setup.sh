@@ -17,6 +17,8 @@ readonly PACKAGES=(
   ca-certificates gcc libc6-dev
   # the data tools of suite.sh
   attr e2fsprogs fio fuse3 mount qemu-utils rsync util-linux xfsprogs
+  # a judge of registries
+  skopeo
   # the virtual machine of vm.sh
   busybox-static cpio kmod qemu-system-x86 xz-utils zstd
   # `make check` lints the scripts with it
@@ -147,7 +149,7 @@ setup_sdk() {
       fail "could not install the SDK for Python"
     cp "$wanted" "$dir/requirements.txt"
   fi
-  say "$(sed -n 's/^\(azure-storage-blob\)==/\1 /p' "$wanted") on $("$dir/bin/python" --version)"
+  say "$(sed -n 's/^\(azure-[a-z-]*\)==/\1 /p' "$wanted" | paste -sd ,) on $("$dir/bin/python" --version)"
 }
 
 groups=("$@")

@@ -24,7 +24,6 @@
 
 mod entra;
 mod issuer;
-mod jwt;
 mod machine;
 mod serve;
 
@@ -43,6 +42,7 @@ use tokio::task::JoinHandle;
 use self::entra::Directory;
 pub use self::issuer::Issuer;
 use self::machine::Machine;
+use super::jwt;
 
 /// An application that the directory knows.
 #[derive(Clone, Default)]

@@ -17,20 +17,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use hyper::body::Incoming;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::faults;
-use super::operation::Operation;
-use super::receive;
-use super::reply::{Content, Outgoing};
-use super::request::Query;
-use super::service::{NoAnswer, Service};
+use super::body::Outgoing;
+use super::connection::NoAnswer;
+use super::incoming;
+use super::query::{Query, duration};
+use super::reply::Reply;
+use super::service::Service;
 
 /// Answers a request to one of the server's own paths.
 pub(super) async fn answer(
@@ -38,17 +36,11 @@ pub(super) async fn answer(
     parts: &Parts,
     body: Incoming,
 ) -> Result<Response<Outgoing>, NoAnswer> {
-    let body = receive::short(body).await?;
+    let body = incoming::short(body).await?;
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let result = match (&parts.method, parts.uri.path()) {
         (&Method::GET, "/_stats") => Ok(stats(service)),
-        (&Method::GET, "/_faults") => Ok(json!(service.faults.rules())),
-        (&Method::PUT, "/_faults") => set_rules(service, &body, true),
-        (&Method::POST, "/_faults") => set_rules(service, &body, false),
-        (&Method::DELETE, "/_faults") => {
-            service.faults.clear();
-            Ok(json!({}))
-        }
+        (method, "/_faults") => service.faults.control(method, &body),
         (&Method::POST, "/_release") => Ok(json!({ "applied": service.release_held().await })),
         (&Method::POST, "/_clock") => match query.get("advance").and_then(duration) {
             Some(by) => {
@@ -72,37 +64,12 @@ pub(super) async fn answer(
         }
         (method, path) => Err(format!("there is no {method} {path}")),
     };
-    let (status, value) = match result {
-        Ok(value) => (StatusCode::OK, value),
-        Err(text) => (StatusCode::BAD_REQUEST, json!({ "error": text })),
-    };
-    let content = Content::Bytes(Bytes::from(format!("{value}\n")));
-    let mut response = Response::new(Outgoing::new(content));
-    *response.status_mut() = status;
-    Ok(response)
-}
-
-fn set_rules(service: &Service, body: &[u8], instead: bool) -> Result<Value, String> {
-    let (seed, rules) = faults::parse(body)?;
-    if instead {
-        service.faults.clear();
-    }
-    if let Some(seed) = seed {
-        service.faults.seed(seed);
-    }
-    let count = rules.len();
-    rules.into_iter().try_for_each(|rule| service.faults.add(rule))?;
-    Ok(json!({ "rules": count }))
+    Ok(Reply::control(result).respond(false, None))
 }
 
 fn stats(service: &Service) -> Value {
-    let counts = Operation::ALL.iter().filter_map(|op| {
-        let count = service.counters.get(*op);
-        (count > 0).then(|| (op.name().to_owned(), json!(count)))
-    });
-    let requests: Map<String, Value> = counts.collect();
     json!({
-        "requests": requests,
+        "requests": service.counters.to_json(),
         "bytes_in": service.traffic.bytes_in.load(Ordering::Relaxed),
         "bytes_out": service.traffic.bytes_out.load(Ordering::Relaxed),
         "connections": service.traffic.connections.load(Ordering::Relaxed),
@@ -110,30 +77,4 @@ fn stats(service: &Service) -> Value {
         "refused": service.refused.load(Ordering::Relaxed),
         "faults": service.faults.rules().iter().map(|rule| rule.injected).sum::<u64>(),
     })
-}
-
-/// `250ms`, `60s`, `5m` or plain seconds.
-fn duration(text: &str) -> Option<Duration> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().ok()?;
-    match &text[digits.len()..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "" | "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read() {
-        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(duration("60s"), duration("60"));
-        assert_eq!(duration("2m"), Some(Duration::from_secs(120)));
-        assert_eq!(duration("soon"), None);
-        assert_eq!(duration(""), None);
-    }
 }

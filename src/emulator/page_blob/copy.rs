@@ -206,7 +206,7 @@ pub(super) fn blob(
     let container = access::container(storage, call)?;
     let source = find(storage, authority, port, call, true)?;
     let now = storage.clock.now_ms();
-    let copy_id = super::service::new_guid();
+    let copy_id = super::guid::new_guid();
 
     // A copy of a snapshot onto its own blob is the usual way to restore it: one entry, one lock.
     // Otherwise the source is frozen into a file of the target's first, so that two locks are never

@@ -13,6 +13,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::body::read_or_zeros;
+
 /// Descriptors kept open, well below the usual limit of 1024.
 const OPEN_FILES: usize = 400;
 
@@ -150,25 +152,6 @@ impl DataFile {
             log::warn!(target: "emulator", "cannot remove a data file: {error}");
         }
     }
-}
-
-/// Fills `bytes`; what is past the end of the file is zeros.
-pub(super) fn read_or_zeros(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.read_at(bytes, offset) {
-            Ok(0) => {
-                bytes.fill(0);
-                return Ok(());
-            }
-            Ok(count) => {
-                bytes = &mut bytes[count..];
-                offset += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn write_zeros(file: &File, start: u64, end: u64) -> io::Result<()> {

@@ -185,3 +185,41 @@ codes! {
     NOT_IMPLEMENTED = 501 "NotImplemented" "The requested operation is not implemented on the specified resource.";
     SERVER_BUSY = 503 "ServerBusy" "The server is currently unable to receive requests. Please retry your request.";
 }
+
+/// A refusal with any status.
+pub(super) fn of_status(status: u16, code: Option<&str>) -> Failure {
+    let usual = match status {
+        401 => INVALID_AUTHENTICATION_INFO,
+        403 => AUTHENTICATION_FAILED,
+        404 => BLOB_NOT_FOUND,
+        409 => LEASE_ALREADY_PRESENT,
+        412 => CONDITION_NOT_MET,
+        416 => INVALID_RANGE,
+        429 => TOO_MANY_REQUESTS,
+        503 => SERVER_BUSY,
+        _ => INTERNAL_ERROR,
+    };
+    let mut failure = match code.and_then(by_name) {
+        Some(known) => Failure::from(known),
+        None => Failure::from(usual),
+    };
+    if let Some(code) = code {
+        failure.code = code.to_owned().into();
+    }
+    failure.status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_status_has_a_code() {
+        assert_eq!(of_status(503, None).code, "ServerBusy");
+        assert_eq!(of_status(502, None).status, StatusCode::BAD_GATEWAY);
+        let odd = of_status(412, Some("SequenceNumberConditionNotMet"));
+        assert_eq!((odd.status.as_u16(), &*odd.code), (412, "SequenceNumberConditionNotMet"));
+        assert_eq!(of_status(403, Some("Made Up")).code, "Made Up");
+    }
+}

@@ -98,7 +98,7 @@ fn period(call: &Call) -> Result<Option<i64>, Failure> {
 pub(super) fn blob(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     // The lease id is what the action is about, not a guard; conditions are.
     let conditions = Conditions::of_write(&call.headers)?;
-    let action = Action::parse(call, super::service::new_guid)?;
+    let action = Action::parse(call, super::guid::new_guid)?;
     let now = storage.clock.now_ms();
     access::change(storage, call, |container, version| {
         conditions.check_write(Some(version.props.current()))?;
@@ -111,7 +111,7 @@ pub(super) fn blob(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
 /// Lease Container.
 pub(super) fn container(storage: &Storage, call: &Call) -> Result<Reply, Failure> {
     let conditions = Conditions::of_write(&call.headers)?;
-    let action = Action::parse(call, super::service::new_guid)?;
+    let action = Action::parse(call, super::guid::new_guid)?;
     let now = storage.clock.now_ms();
     let container = access::container(storage, call)?;
     let mut info = container.info.write();

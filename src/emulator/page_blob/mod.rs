@@ -21,10 +21,7 @@ mod apply;
 mod auth;
 mod blob;
 mod blocks;
-mod buffer;
-mod clock;
 mod conditions;
-mod connection;
 mod container;
 mod control;
 mod copy;
@@ -32,7 +29,6 @@ mod data_file;
 mod deletion;
 mod encryption;
 mod error;
-mod faults;
 mod hash;
 mod lease;
 mod lease_ops;
@@ -47,10 +43,7 @@ mod record;
 mod reply;
 mod request;
 mod service;
-mod spoil;
 mod storage;
-mod throttle;
-mod tls;
 mod version;
 mod xml;
 
@@ -69,15 +62,19 @@ use tokio::task::JoinHandle;
 
 use self::auth::Authority;
 use self::clock::Clock;
-pub use self::faults::{Action, LateAnswer, Rule, RuleState};
-use self::operation::Counters;
 pub use self::operation::Operation;
 use self::service::Service;
 use self::storage::Storage;
 use self::throttle::Buckets;
-pub use self::throttle::Throttle;
-pub use self::tls::Tls;
+pub use super::faults::{Action, LateAnswer, Rule, RuleState};
 use super::identity::Issuer;
+pub use super::throttle::Throttle;
+pub use super::tls::Tls;
+// What all emulators share, under the names that the modules here know it by.
+use super::{
+    body, buffer, clock, connection, faults, guid, incoming, operations, query, spoil, throttle,
+    tls,
+};
 
 /// The account that emulators of this service have always had.
 pub const WELL_KNOWN_ACCOUNT: &str = "devstoreaccount1";
@@ -192,7 +189,7 @@ impl fmt::Debug for Config {
 ///
 /// Returns the seed where it is given. The error says what is wrong with the text.
 pub fn parse_faults(text: &[u8]) -> Result<(Option<u64>, Vec<Rule>), String> {
-    faults::parse(text)
+    faults::parse(text, operation::NAMES)
 }
 
 /// A server that runs. Dropped, it stops; only [`Server::shutdown`] waits until it has.
@@ -218,12 +215,12 @@ impl Server {
 
     /// How often an operation was asked for, by whoever was allowed to.
     pub fn requests(&self, op: Operation) -> u64 {
-        self.service.counters.get(op)
+        self.service.counters.get(op as usize)
     }
 
     /// All requests of [`Server::requests`] together.
     pub fn total_requests(&self) -> u64 {
-        Operation::ALL.iter().map(|op| self.requests(*op)).sum()
+        self.service.counters.total()
     }
 
     /// Requests that were answered 503 because of the throttle.
@@ -371,9 +368,9 @@ pub async fn start(config: Config) -> io::Result<Server> {
         storage,
         authority,
         clock,
-        counters: Counters::default(),
+        counters: operations::Counters::new(operation::NAMES),
         traffic: connection::Traffic::default(),
-        faults: faults::Faults::default(),
+        faults: faults::Faults::new(operation::NAMES),
         latency: config.latency,
         connection_rate: config.connection_rate,
         throttle: config.throttle.map(Buckets::new),
@@ -390,7 +387,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
     for rule in config.faults {
         service.faults.add(rule).map_err(invalid)?;
     }
-    let accepting = tokio::spawn(accept(listener, Arc::clone(&service), stopped));
+    let accepting = tokio::spawn(connection::accept(listener, Arc::clone(&service), stopped));
     Ok(Server { addr, service, stop, accepting: Mutex::new(Some(accepting)), temporary })
 }
 
@@ -400,27 +397,7 @@ fn open(dir: &Path, config: &Config, clock: &Arc<Clock>) -> io::Result<Storage> 
 }
 
 fn temporary_dir() -> PathBuf {
-    std::env::temp_dir().join(format!("blobdir-page-blob-{}", service::new_guid()))
-}
-
-async fn accept(listener: TcpListener, service: Arc<Service>, mut stopped: watch::Receiver<bool>) {
-    let stop = stopped.clone();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = connection::stopped(&mut stopped) => return,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(connection::serve(Arc::clone(&service), stream, stop.clone()));
-            }
-            Err(error) => {
-                // Out of descriptors, usually: a pause lets some be closed.
-                log::warn!(target: "emulator", "cannot accept: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
+    std::env::temp_dir().join(format!("blobdir-page-blob-{}", guid::new_guid()))
 }
 
 /// Serves until SIGINT or SIGTERM, on a runtime of its own. `ready` is told where, once it listens.

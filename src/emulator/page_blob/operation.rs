@@ -2,34 +2,11 @@
 //!
 //! Knows methods, paths and the two or three parameters that tell operations apart; not what they do.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use http::{HeaderMap, Method};
 
 use super::error::{self, Failure};
 use super::request::{Query, Target};
-
-macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// An operation of the service. Counters and fault rules call them by these names.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Operation {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Operation {
-            /// All operations, in the order of their counters.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The name as it is written in rules and statistics.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => stringify!($name),)*
-                }
-            }
-        }
-    };
-}
+use crate::emulator::operations::operations;
 
 operations! {
     /// GET of the account's containers.
@@ -97,11 +74,6 @@ operations! {
 }
 
 impl Operation {
-    /// Looks a name up as rules write it.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|op| op.name().eq_ignore_ascii_case(name))
-    }
-
     /// Whether it only reads. Decides on conditions, public access and permissions.
     pub fn is_read(self) -> bool {
         matches!(
@@ -218,28 +190,6 @@ fn of_blob(method: &Method, comp: &str, headers: &HeaderMap) -> Result<Option<Op
     }))
 }
 
-/// How often each operation was asked for.
-#[derive(Debug)]
-pub(super) struct Counters {
-    counts: Vec<AtomicU64>,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self { counts: Operation::ALL.iter().map(|_| AtomicU64::new(0)).collect() }
-    }
-}
-
-impl Counters {
-    pub(super) fn add(&self, op: Operation) {
-        self.counts[op as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self, op: Operation) -> u64 {
-        self.counts[op as usize].load(Ordering::Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,13 +233,5 @@ mod tests {
             Err("InvalidQueryParameterValue".into())
         );
         assert_eq!(of(Method::POST, "/a/c/b", &[]), Err("UnsupportedHttpVerb".into()));
-    }
-
-    #[test]
-    fn names_are_found_again() {
-        for op in Operation::ALL {
-            assert_eq!(Operation::from_name(op.name()), Some(*op));
-        }
-        assert_eq!(Operation::from_name("putpage"), Some(Operation::PutPage));
     }
 }

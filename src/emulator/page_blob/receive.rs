@@ -6,25 +6,22 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use http_body::Body;
 use hyper::body::Incoming;
 
 use super::access;
 use super::buffer::LARGEST;
+use super::connection::NoAnswer;
 use super::error::{self, Failure};
 use super::hash::{self, Running};
+use super::incoming::{discard, next};
 use super::operation::Operation;
 use super::pages;
 use super::request::{Call, Payload, header};
-use super::service::NoAnswer;
 use super::spoil;
 use super::storage::Storage;
 
 /// Largest block blob that is put at once, and largest block: 256 MiB.
 const LARGEST_STAGED: u64 = 256 << 20;
-
-/// Bytes of a refused body that are still read, so that the client hears why: 64 MiB.
-const DISCARDED: u64 = 64 << 20;
 
 /// What body an operation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,47 +186,5 @@ pub(super) fn len(payload: &Payload) -> u64 {
         Payload::None => 0,
         Payload::Memory(buffer) => buffer.as_ref().len() as u64,
         Payload::Staged(staged) => staged.len(),
-    }
-}
-
-/// Reads a body to its end and forgets it. One that waits to be asked for is not asked for.
-pub(super) async fn discard(headers: &HeaderMap, mut body: Incoming) {
-    if headers.contains_key("expect") {
-        return;
-    }
-    let mut left = DISCARDED;
-    while left > 0
-        && let Ok(Some(bytes)) = next(&mut body).await
-    {
-        left = left.saturating_sub(bytes.len() as u64);
-    }
-}
-
-/// Reads a short body of a control request.
-pub(super) async fn short(mut body: Incoming) -> Result<Vec<u8>, NoAnswer> {
-    let mut whole = Vec::new();
-    while let Some(bytes) = next(&mut body).await? {
-        // Rules and tokens are small; more than a page write is no such thing.
-        if whole.len() + bytes.len() > LARGEST {
-            return Err(NoAnswer::Reset);
-        }
-        whole.extend_from_slice(&bytes);
-    }
-    Ok(whole)
-}
-
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, NoAnswer> {
-    loop {
-        let frame =
-            std::future::poll_fn(|context| std::pin::Pin::new(&mut *body).poll_frame(context));
-        match frame.await {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(NoAnswer::Connection(error)),
-            Some(Ok(frame)) => {
-                if let Ok(bytes) = frame.into_data() {
-                    return Ok(Some(bytes));
-                }
-            }
-        }
     }
 }

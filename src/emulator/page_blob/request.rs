@@ -4,7 +4,6 @@
 //! request can also be applied later than it is answered. Knows nothing of stored blobs.
 
 use http::HeaderMap;
-use percent_encoding::percent_decode_str;
 
 use super::auth::Identity;
 use super::buffer::Buffer;
@@ -12,6 +11,8 @@ use super::data_file::Staged;
 use super::encryption::Encryption;
 use super::error::{self, Code, Failure, invalid_header, invalid_query, missing_header};
 use super::operation::Operation;
+pub(super) use super::query::Query;
+use super::query::decode;
 
 /// Bytes in a page: what page blobs are made of.
 pub(super) const PAGE: u64 = 512;
@@ -75,39 +76,6 @@ const VERSION_OF_ANONYMOUS: &str = "2021-12-02";
 /// A version of the service that exists. Dates compare as text.
 pub(super) fn known_version(text: &str) -> Option<&'static str> {
     VERSIONS.iter().copied().find(|version| *version == text)
-}
-
-/// The parameters after the question mark, decoded, names in lower case.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Query {
-    pub(super) pairs: Vec<(String, String)>,
-}
-
-impl Query {
-    pub(super) fn parse(raw: &str) -> Self {
-        let pairs = raw
-            .split('&')
-            .filter(|part| !part.is_empty())
-            .map(|part| {
-                let (name, value) = part.split_once('=').unwrap_or((part, ""));
-                (decode(name).to_ascii_lowercase(), decode(value))
-            })
-            .collect();
-        Self { pairs }
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.as_str())
-    }
-
-    /// As [`Query::get`], where an empty value means none.
-    pub(super) fn filled(&self, name: &str) -> Option<&str> {
-        self.get(name).filter(|value| !value.is_empty())
-    }
-}
-
-fn decode(text: &str) -> String {
-    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// What a path names.

@@ -8,8 +8,7 @@
 //! a request whose connection goes away was applied whole or not at all. Faults that concern the
 //! answer are played here; what an operation does is in the modules beside.
 
-use std::fmt::{self, Write};
-use std::io;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,16 +21,19 @@ use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::{Authority, Presented};
+use super::body::Outgoing;
 use super::clock::Clock;
-use super::connection::{Control, Traffic};
+use super::connection::{Control, NoAnswer, Serves, Traffic};
 use super::error::{self, Failure};
 use super::faults::{Action, Faults, LateAnswer};
-use super::operation::{Counters, Operation};
-use super::reply::{Break, Content, Outgoing, Reply};
+use super::guid::new_guid;
+use super::operation::Operation;
+use super::operations::Counters;
+use super::reply::Reply;
 use super::request::{self, Call, Payload, Query, Target};
 use super::storage::Storage;
 use super::throttle::Buckets;
-use super::{access, apply, control, receive, spoil};
+use super::{access, apply, control, incoming, receive};
 
 /// Longest `x-ms-client-request-id` that is echoed.
 const LONGEST_CLIENT_ID: usize = 1024;
@@ -62,26 +64,6 @@ pub(super) struct Service {
 /// Wakes a held request, and is told when it was applied.
 pub(super) type Held = oneshot::Sender<oneshot::Sender<()>>;
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum NoAnswer {
-    /// The connection failed.
-    Connection(hyper::Error),
-    /// The connection is to be reset.
-    Reset,
-}
-
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connection(error) => write!(f, "connection failed: {error}"),
-            Self::Reset => f.write_str("reset by a fault"),
-        }
-    }
-}
-
-impl std::error::Error for NoAnswer {}
-
 /// What is echoed in every answer.
 struct Echo {
     request_id: String,
@@ -99,14 +81,20 @@ impl fmt::Debug for Service {
     }
 }
 
-impl Service {
-    /// What its URLs begin with.
-    pub(super) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+impl Serves for Service {
+    fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
-    /// Answers one request, or not.
-    pub(super) async fn answer(
+    fn connection_rate(&self) -> Option<u64> {
+        self.connection_rate
+    }
+
+    fn tls(&self) -> Option<&TlsAcceptor> {
+        self.tls.as_ref()
+    }
+
+    async fn answer(
         self: &Arc<Self>,
         control: &Control,
         request: Request<Incoming>,
@@ -122,13 +110,13 @@ impl Service {
                 if matches!(failure.status.as_u16(), 401 | 403) {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                 }
-                receive::discard(&parts.headers, body).await;
+                incoming::discard(&parts.headers, body).await;
                 return Ok(self.respond(&echo, Err(failure), None));
             }
         };
-        self.counters.add(call.op);
+        self.counters.add(call.op as usize);
         let name = || format!("{}/{}", call.container(), call.blob());
-        let fault = self.faults.pick(call.op, name);
+        let fault = self.faults.pick(call.op.name(), name);
         let admitted = match (&self.throttle, &call.target.blob) {
             (Some(buckets), Some(_)) => {
                 let name = name();
@@ -139,7 +127,7 @@ impl Service {
         };
         let Some(throttled) = admitted else {
             self.throttled.fetch_add(1, Ordering::Relaxed);
-            receive::discard(&parts.headers, body).await;
+            incoming::discard(&parts.headers, body).await;
             return Ok(self.respond(&echo, Err(error::SERVER_BUSY.into()), None));
         };
         echo.version = parts.headers.contains_key("x-ms-version").then_some(call.version);
@@ -165,9 +153,16 @@ impl Service {
         }
         let result = self.apply(call).await;
         if let (Some(buckets), Some(name), Ok(reply)) = (&self.throttle, &throttled, &result) {
-            buckets.charge(name, reply.len());
+            buckets.charge(name, reply.content.len());
         }
         Ok(self.respond(&echo, result, fault.as_ref()))
+    }
+}
+
+impl Service {
+    /// What its URLs begin with.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Takes a request apart, finds out who is asking, and refuses what its headers alone refuse.
@@ -231,12 +226,18 @@ impl Service {
         fault: &Action,
     ) -> Result<Option<Result<Reply, Failure>>, NoAnswer> {
         match fault {
+            Action::Answer { .. } => Ok(Reply::instead(fault).map(Ok)),
+            Action::IgnoreRange => {
+                call.headers.remove("range");
+                call.headers.remove("x-ms-range");
+                Ok(None)
+            }
             Action::Status { status, code, apply, retry_after } => {
                 if *apply {
                     // What it says does not matter: the caller will not hear it.
                     drop(self.apply(take(call)).await);
                 }
-                let mut failure = spoil::failure(*status, code.as_deref());
+                let mut failure = error::of_status(*status, code.as_deref());
                 if let Some(seconds) = retry_after {
                     failure = failure.header("retry-after", seconds.to_string());
                 }
@@ -332,15 +333,6 @@ impl Service {
                 Reply::failure(&failure, echo.head, &echo.request_id, self.clock.now_ms())
             }
         };
-        let mut breaks = None;
-        if let Some(fault) = fault {
-            spoil::reply(&mut reply, fault);
-            breaks = match fault {
-                Action::Truncate { bytes } => Some((*bytes, Break::Cut)),
-                Action::StallBody { bytes } => Some((*bytes, Break::Stall)),
-                _ => None,
-            };
-        }
         reply.set("server", concat!("Windows-Azure-Blob/1.0 blobdir/", env!("CARGO_PKG_VERSION")));
         reply.set("x-ms-request-id", &echo.request_id);
         if let Some(version) = echo.version {
@@ -349,18 +341,7 @@ impl Service {
         if let Some(id) = &echo.client_id {
             reply.headers.insert("x-ms-client-request-id", id.clone());
         }
-        if let Content::Length(len) = reply.content {
-            reply.set("content-length", len.to_string());
-        }
-        if echo.head {
-            reply.content = Content::Empty;
-        }
-        let mut outgoing = Outgoing::new(reply.content);
-        outgoing.breaks = breaks;
-        let mut response = Response::new(outgoing);
-        *response.status_mut() = reply.status;
-        *response.headers_mut() = reply.headers;
-        response
+        reply.respond(echo.head, fault)
     }
 }
 
@@ -393,54 +374,5 @@ fn take(call: &mut Call) -> Call {
         payload: std::mem::take(&mut call.payload),
         body_md5: call.body_md5.take(),
         body_crc64: call.body_crc64.take(),
-    }
-}
-
-/// A GUID that no other call returns.
-pub(super) fn new_guid() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    static BASE: std::sync::OnceLock<[u64; 2]> = std::sync::OnceLock::new();
-    let base = BASE.get_or_init(|| {
-        let mut bytes = [0; 16];
-        if getrandom::fill(&mut bytes).is_err() {
-            log::warn!(target: "emulator", "no randomness: identifiers repeat after a restart");
-        }
-        let (high, low) = bytes.split_at(8);
-        [high, low].map(|half| half.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
-    });
-    let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-    let (high, low) = (base[0], base[1].wrapping_add(serial));
-    let mut text = String::with_capacity(36);
-    let _ = write!(
-        text,
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        high >> 32,
-        high >> 16 & 0xFFFF,
-        high & 0xFFF,
-        0x8000 | low >> 48 & 0x3FFF,
-        low & 0xFFFF_FFFF_FFFF
-    );
-    text
-}
-
-/// Turns a failure of the server's own into one of the connection.
-impl From<io::Error> for NoAnswer {
-    fn from(error: io::Error) -> Self {
-        log::error!(target: "emulator", "{error}");
-        Self::Reset
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guids_differ_and_have_their_form() {
-        let (a, b) = (new_guid(), new_guid());
-        assert_ne!(a, b);
-        let headers: HeaderMap =
-            [("x-ms-lease-id".parse().unwrap(), a.parse().unwrap())].into_iter().collect();
-        assert!(request::guid(&headers, "x-ms-lease-id").is_ok());
     }
 }

@@ -67,7 +67,8 @@ impl<'a> Jwt<'a> {
     }
 }
 
-fn mac(key: &[u8], text: &str) -> Hmac<Sha256> {
+/// HMAC-SHA256 of a text.
+pub(super) fn mac(key: &[u8], text: &str) -> Hmac<Sha256> {
     let mut mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(text.as_bytes());
     mac

@@ -1,7 +1,8 @@
 //! One connection: bytes counted, paced, and cut off when a fault asks for that.
 //!
-//! Knows sockets and HTTP framing, not requests.
+//! Knows sockets and HTTP framing, not requests: those it hands to whatever [`Serves`].
 
+use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,15 +11,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
 
-use super::service::Service;
+use super::body::Outgoing;
 
 /// Bytes that hyper may hold of one connection in each direction: 1 MiB, for few system calls.
 const CONNECTION_BUFFER: usize = 1 << 20;
@@ -37,6 +41,53 @@ pub(super) struct Traffic {
     pub(super) connections: AtomicU64,
 }
 
+/// What connections belong to.
+pub(super) trait Serves: Send + Sync + 'static {
+    /// Where their bytes are counted.
+    fn traffic(&self) -> &Traffic;
+
+    /// Bytes a second of each, each way.
+    fn connection_rate(&self) -> Option<u64>;
+
+    /// What makes them HTTPS.
+    fn tls(&self) -> Option<&TlsAcceptor>;
+
+    /// Answers one request, or not.
+    fn answer(
+        self: &Arc<Self>,
+        control: &Control,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Outgoing>, NoAnswer>> + Send;
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// The connection failed.
+    Connection(hyper::Error),
+    /// The connection is to be reset.
+    Reset,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(error) => write!(f, "connection failed: {error}"),
+            Self::Reset => f.write_str("reset by a fault"),
+        }
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// Turns a failure of the server's own into one of the connection.
+impl From<io::Error> for NoAnswer {
+    fn from(error: io::Error) -> Self {
+        log::error!(target: "emulator", "{error}");
+        Self::Reset
+    }
+}
+
 /// What a request can do to the connection that it came on.
 #[derive(Debug, Default)]
 pub(super) struct Control {
@@ -50,19 +101,40 @@ impl Control {
     }
 }
 
-/// Serves one connection until it ends or the server does.
-pub(super) async fn serve(
-    service: Arc<Service>,
-    stream: TcpStream,
+/// Serves what connects until the server is told to stop.
+pub(super) async fn accept<S: Serves>(
+    listener: TcpListener,
+    service: Arc<S>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let stop_each = stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(serve(Arc::clone(&service), stream, stop_each.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, usually: a pause lets some be closed.
+                log::warn!(target: "emulator", "cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends or the server does.
+async fn serve<S: Serves>(service: Arc<S>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
     let control = Arc::new(Control::default());
-    service.traffic.connections.fetch_add(1, Ordering::Relaxed);
+    service.traffic().connections.fetch_add(1, Ordering::Relaxed);
     // Small answers must not wait for the acknowledgement of earlier ones.
     if let Err(error) = stream.set_nodelay(true) {
         log::debug!(target: "emulator", "cannot set TCP_NODELAY: {error}");
     }
-    let rate = service.connection_rate;
+    let rate = service.connection_rate();
     let io = Paced {
         stream,
         control: Arc::clone(&control),
@@ -70,7 +142,7 @@ pub(super) async fn serve(
         reading: rate.map(Pace::new),
         writing: rate.map(Pace::new),
     };
-    let Some(tls) = &service.tls else {
+    let Some(tls) = service.tls() else {
         return serve_http(&service, &control, io, stop).await;
     };
     let accepted = tokio::select! {
@@ -83,8 +155,8 @@ pub(super) async fn serve(
     }
 }
 
-async fn serve_http(
-    service: &Arc<Service>,
+async fn serve_http<S: Serves>(
+    service: &Arc<S>,
     control: &Control,
     io: impl AsyncRead + AsyncWrite + Unpin,
     mut stop: watch::Receiver<bool>,
@@ -114,15 +186,15 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// A stream with its rate limits.
-struct Paced {
+struct Paced<S> {
     stream: TcpStream,
     control: Arc<Control>,
-    service: Arc<Service>,
+    service: Arc<S>,
     reading: Option<Pace>,
     writing: Option<Pace>,
 }
 
-impl Drop for Paced {
+impl<S> Drop for Paced<S> {
     fn drop(&mut self) {
         if self.control.reset.load(Ordering::Relaxed) {
             // Closing with a linger time of zero sends a reset instead of an end.
@@ -131,16 +203,16 @@ impl Drop for Paced {
     }
 }
 
-impl Paced {
+impl<S: Serves> Paced<S> {
     fn wrote(&mut self, count: usize) {
-        self.service.traffic.bytes_out.fetch_add(count as u64, Ordering::Relaxed);
+        self.service.traffic().bytes_out.fetch_add(count as u64, Ordering::Relaxed);
         if let Some(pace) = &mut self.writing {
             pace.used(count);
         }
     }
 }
 
-impl AsyncRead for Paced {
+impl<S: Serves> AsyncRead for Paced<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -153,7 +225,7 @@ impl AsyncRead for Paced {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         let count = buffer.filled().len() - before;
-        this.service.traffic.bytes_in.fetch_add(count as u64, Ordering::Relaxed);
+        this.service.traffic().bytes_in.fetch_add(count as u64, Ordering::Relaxed);
         if let Some(pace) = &mut this.reading {
             pace.used(count);
         }
@@ -161,7 +233,7 @@ impl AsyncRead for Paced {
     }
 }
 
-impl AsyncWrite for Paced {
+impl<S: Serves> AsyncWrite for Paced<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

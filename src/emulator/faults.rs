@@ -5,10 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::Method;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-
-use super::operation::Operation;
+use serde_json::{Value, json};
 
 /// Which requests go wrong, how often, and how.
 ///
@@ -17,7 +17,7 @@ use super::operation::Operation;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// An operation by name; `None` or `*` for any.
+    /// An operation of the service by name; `None` or `*` for any.
     #[serde(default)]
     pub operation: Option<String>,
     /// `container/blob`, with `*` for any run of characters; `None` for any.
@@ -42,9 +42,9 @@ fn always() -> f64 {
 
 impl Rule {
     /// A rule for every request of an operation. Narrow it with the other fields.
-    pub fn new(operation: Operation, fault: Action) -> Self {
+    pub fn new(operation: impl AsRef<str>, fault: Action) -> Self {
         Self {
-            operation: Some(operation.name().to_owned()),
+            operation: Some(operation.as_ref().to_owned()),
             blob: None,
             skip: 0,
             count: None,
@@ -77,16 +77,16 @@ impl Rule {
         self
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, operations: &[&str]) -> Result<(), String> {
         match self.operation.as_deref() {
             None | Some("*") => {}
-            Some(name) if Operation::from_name(name).is_some() => {}
+            Some(name) if operations.iter().any(|known| known.eq_ignore_ascii_case(name)) => {}
             Some(name) => return Err(format!("there is no operation {name}")),
         }
         if !(0.0..=1.0).contains(&self.probability) {
             return Err(format!("probability {} is not between 0 and 1", self.probability));
         }
-        if let Action::Status { status, .. } = self.fault
+        if let Action::Status { status, .. } | Action::Answer { status, .. } = self.fault
             && http::StatusCode::from_u16(status).is_err()
         {
             return Err(format!("{status} is no HTTP status"));
@@ -94,10 +94,10 @@ impl Rule {
         Ok(())
     }
 
-    fn matches(&self, op: Operation, path: &str) -> bool {
+    fn matches(&self, op: &str, path: &str) -> bool {
         let op_matches = match self.operation.as_deref() {
             None | Some("*") => true,
-            Some(name) => name.eq_ignore_ascii_case(op.name()),
+            Some(name) => name.eq_ignore_ascii_case(op),
         };
         op_matches && self.blob.as_deref().is_none_or(|glob| matches_glob(glob, path))
     }
@@ -133,6 +133,19 @@ pub enum Action {
         #[serde(default)]
         retry_after: Option<u64>,
     },
+    /// Is answered with exactly this, and not applied: what a proxy says, or a hostile server.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The body, of any kind.
+        #[serde(default)]
+        body: String,
+        /// Headers by name.
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+    },
+    /// The range that was asked for is not heeded: the whole is answered.
+    IgnoreRange,
     /// The connection is reset instead of an answer.
     Reset {
         /// Applied all the same.
@@ -218,8 +231,10 @@ enum File {
 }
 
 /// The rules in force.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Faults {
+    /// The names of the service's operations.
+    operations: &'static [&'static str],
     state: Mutex<State>,
     /// Rules in force, to cost nothing where there are none.
     active: AtomicU64,
@@ -231,8 +246,8 @@ struct State {
     random: u64,
 }
 
-/// Reads rules, and the seed where it is given.
-pub(super) fn parse(text: &[u8]) -> Result<(Option<u64>, Vec<Rule>), String> {
+/// Reads rules about these operations, and the seed where it is given.
+pub(super) fn parse(text: &[u8], operations: &[&str]) -> Result<(Option<u64>, Vec<Rule>), String> {
     let file: File = match serde_json::from_slice(text) {
         Ok(file) => file,
         // The error of an untagged choice says nothing; that of the plain list does.
@@ -242,14 +257,19 @@ pub(super) fn parse(text: &[u8]) -> Result<(Option<u64>, Vec<Rule>), String> {
         File::Rules(rules) => (None, rules),
         File::Seeded { seed, rules } => (Some(seed), rules),
     };
-    rules.iter().try_for_each(Rule::check)?;
+    rules.iter().try_for_each(|rule| rule.check(operations))?;
     Ok((seed, rules))
 }
 
 impl Faults {
+    /// No faults yet of a service with these operations.
+    pub(super) fn new(operations: &'static [&'static str]) -> Self {
+        Self { operations, state: Mutex::default(), active: AtomicU64::new(0) }
+    }
+
     /// Adds a rule behind the others.
     pub(super) fn add(&self, rule: Rule) -> Result<(), String> {
-        rule.check()?;
+        rule.check(self.operations)?;
         self.state.lock().rules.push(RuleState { rule, matched: 0, injected: 0 });
         self.active.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -266,12 +286,33 @@ impl Faults {
         self.state.lock().random = seed;
     }
 
+    /// What a request about the rules themselves does, by the method that it has.
+    pub(super) fn control(&self, method: &Method, body: &[u8]) -> Result<Value, String> {
+        if method == Method::GET {
+            return Ok(json!(self.rules()));
+        }
+        let (seed, rules) = match *method {
+            Method::PUT | Method::POST => parse(body, self.operations)?,
+            Method::DELETE => (None, Vec::new()),
+            _ => return Err(format!("there is no {method} of faults")),
+        };
+        if method != Method::POST {
+            self.clear();
+        }
+        if let Some(seed) = seed {
+            self.seed(seed);
+        }
+        let count = rules.len();
+        rules.into_iter().try_for_each(|rule| self.add(rule))?;
+        Ok(json!({ "rules": count }))
+    }
+
     pub(super) fn rules(&self) -> Vec<RuleState> {
         self.state.lock().rules.clone()
     }
 
     /// The fault of this request, from the first rule that has one for it.
-    pub(super) fn pick(&self, op: Operation, path: impl FnOnce() -> String) -> Option<Action> {
+    pub(super) fn pick(&self, op: &str, path: impl FnOnce() -> String) -> Option<Action> {
         if self.active.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -288,7 +329,7 @@ impl Faults {
             if due && chance(&mut state.random) < item.rule.probability {
                 item.injected += 1;
                 let fault = item.rule.fault.clone();
-                log::debug!(target: "emulator", "{} of {path}: {fault:?}", op.name());
+                log::debug!(target: "emulator", "{op} of {path}: {fault:?}");
                 return Some(fault);
             }
         }
@@ -307,7 +348,7 @@ fn chance(random: &mut u64) -> f64 {
 }
 
 /// Whether `text` is `glob`, in which `*` stands for any run of characters.
-fn matches_glob(glob: &str, text: &str) -> bool {
+pub(super) fn matches_glob(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = text.strip_prefix(first) else {
@@ -332,6 +373,8 @@ fn matches_glob(glob: &str, text: &str) -> bool {
 mod tests {
     use super::*;
 
+    const OPERATIONS: [&str; 2] = ["GetBlob", "PutPage"];
+
     #[test]
     fn globs_match_whole_names() {
         for (glob, text, expected) in [
@@ -355,20 +398,20 @@ mod tests {
             {"operation": "PutPage", "blob": "c/*", "skip": 1, "count": 2, "fault": {"reset": {"apply": true}}},
             {"fault": {"apply-late": {"ms": 2000}}, "probability": 0.5},
             {"operation": "GetBlob", "fault": "corrupt"}]}"#;
-        let (seed, rules) = parse(text).unwrap();
+        let (seed, rules) = parse(text, &OPERATIONS).unwrap();
         assert_eq!((seed, rules.len()), (Some(7), 3));
-        let faults = Faults::default();
+        let faults = Faults::new(&OPERATIONS);
         faults.add(rules[0].clone()).unwrap();
         let pick = |op, path: &str| faults.pick(op, || path.to_owned());
-        assert_eq!(pick(Operation::GetBlob, "c/b"), None);
-        assert_eq!(pick(Operation::PutPage, "d/b"), None);
+        assert_eq!(pick("GetBlob", "c/b"), None);
+        assert_eq!(pick("PutPage", "d/b"), None);
         let reset = Some(Action::Reset { apply: true });
-        let picked: Vec<_> = (0..4).map(|_| pick(Operation::PutPage, "c/b")).collect();
+        let picked: Vec<_> = (0..4).map(|_| pick("PutPage", "c/b")).collect();
         assert_eq!(picked, [None, reset.clone(), reset, None]);
         let state = &faults.rules()[0];
         assert_eq!((state.matched, state.injected), (4, 2));
         faults.clear();
-        assert_eq!(pick(Operation::PutPage, "c/b"), None);
+        assert_eq!(pick("PutPage", "c/b"), None);
     }
 
     #[test]
@@ -380,7 +423,7 @@ mod tests {
             (r#"[{"fault": "explode"}]"#, "unknown variant"),
             (r#"[{"falt": "corrupt"}]"#, "unknown field"),
         ] {
-            let error = parse(text.as_bytes()).unwrap_err();
+            let error = parse(text.as_bytes(), &OPERATIONS).unwrap_err();
             assert!(error.contains(reason), "{error}");
         }
     }
@@ -388,13 +431,11 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_faults() {
         let run = |seed| {
-            let faults = Faults::default();
+            let faults = Faults::new(&OPERATIONS);
             faults.seed(seed);
-            let rule = Rule::new(Operation::GetBlob, Action::Corrupt).with_probability(0.3);
+            let rule = Rule::new("GetBlob", Action::Corrupt).with_probability(0.3);
             faults.add(rule).unwrap();
-            (0..200)
-                .map(|_| faults.pick(Operation::GetBlob, String::new).is_some())
-                .collect::<Vec<_>>()
+            (0..200).map(|_| faults.pick("GetBlob", String::new).is_some()).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

@@ -10,6 +10,7 @@
 mod body;
 mod http;
 mod limit;
+pub mod oci;
 mod range;
 mod request;
 mod retry;

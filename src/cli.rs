@@ -13,6 +13,7 @@ mod recover;
 #[cfg(feature = "emulator")]
 mod scratch;
 mod serve;
+mod snapshot;
 mod start;
 mod unmount;
 
@@ -42,6 +43,8 @@ enum Command {
     /// Write everything to the service and unmount
     #[command(visible_alias = "umount")]
     Unmount(UnmountArgs),
+    /// Take a snapshot of a file, or tell what has changed since one
+    Snapshot(SnapshotArgs),
     /// Put right what a writer has left behind
     Recover(RecoverArgs),
     /// Try it without an account: a built-in server and its mount
@@ -78,6 +81,20 @@ struct UnmountArgs {
     /// Give up after this time; the tree stays mounted
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = time)]
     timeout: Duration,
+}
+
+#[derive(Args)]
+struct SnapshotArgs {
+    /// The file, in a mounted tree; the path of the snapshot is printed
+    #[arg(required_unless_present = "diff")]
+    path: Option<PathBuf>,
+    /// Print which bytes were written or cleared from the snapshot A to B, a later one or the file
+    /// itself: a line for each range, with its first byte and the byte after its last
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with = "path")]
+    diff: Option<Vec<PathBuf>>,
+    /// Print them as JSON
+    #[arg(long, requires = "diff")]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -153,6 +170,9 @@ struct PageBlobArgs {
     /// Keep deleted blobs out of sight, to be undeleted
     #[arg(long)]
     soft_delete: bool,
+    /// Also be the Entra ID that gives tokens for it, to an application and to this machine
+    #[arg(long)]
+    identity: bool,
 }
 
 /// Runs the command in `args`, the first of which is the program's name. Gives the exit code.
@@ -192,6 +212,12 @@ fn execute(command: Command) -> Result<u8, Failure> {
             log_file: args.log_file,
         }),
         Command::Unmount(args) => unmount::unmount(&args.mount_point, args.timeout),
+        Command::Snapshot(SnapshotArgs { diff: Some(two), json, .. }) => {
+            snapshot::compare(&two[0], &two[1], json)
+        }
+        Command::Snapshot(SnapshotArgs { path, .. }) => {
+            snapshot::take(&path.expect("required without --diff"))
+        }
         Command::Recover(RecoverArgs { break_lease: Some(blob), options, .. }) => {
             recover::break_lease(&blob[0], &blob[1], options)
         }
@@ -213,6 +239,7 @@ fn execute(command: Command) -> Result<u8, Failure> {
                 faults: args.faults,
                 tls: args.tls_certificate.zip(args.tls_key),
                 soft_delete: args.soft_delete,
+                identity: args.identity,
             })
         }
     }

@@ -7,14 +7,24 @@
 //! unmount 120000ms     ->  dirty 1048576     every 200 ms while bytes are on their way
 //!                          ok                all bytes are in the service, the tree is unmounted
 //!                          error TEXT        it is not; TEXT is for the user
+//! snapshot PATH        ->  dirty …           the same
+//!                          path PATH         where the snapshot is, from the root of the tree as the first
+//!                          ok
+//! changes A⇥B[⇥CURSOR] ->  dirty …           the same
+//!                          written 0 4096    first byte, and the byte after the last one
+//!                          cleared 4096 8192
+//!                          next CURSOR       there is more, for another request
+//!                          ok
 //! ```
 //!
-//! The connection is closed when the daemon has ended. It knows a mount only as [`Served`].
+//! After `unmount` the connection is closed when the daemon has ended. It knows a mount only as [`Served`].
 
 pub mod mounts;
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -30,10 +40,13 @@ use mounts::Mount;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// A peer that is silent for so long, many times [`PROGRESS_INTERVAL`], is not there any more.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest request line, bytes.
-const LONGEST_REQUEST: u64 = 256;
+/// The longest request line, bytes: two paths of the longest names, and a cursor.
+const LONGEST_REQUEST: u64 = 16 << 10;
 /// What a command says when the connection ends too early.
 const ENDED_WITHOUT_ANSWER: &str = "the daemon ended before it had said that every byte is written";
+/// The same for what ends no mount.
+const ENDED: &str = "the daemon ended before it had answered";
+const NONSENSE: &str = "the daemon's answer makes no sense; is it of another version?";
 
 /// What a mount does for those who connect. Called from several threads at once.
 pub trait Served: Send + Sync {
@@ -44,6 +57,27 @@ pub trait Served: Send + Sync {
     ///
     /// Errors: one line for the user.
     fn unmount(&self, timeout: Duration) -> Result<(), String>;
+
+    /// Takes a snapshot of a file, everything written to it included; gives its path. Both paths begin at
+    /// the root of the tree.
+    ///
+    /// Errors: one line for the user.
+    fn snapshot(&self, path: &str) -> Result<String, String>;
+
+    /// One page of what has changed between two states of a file, from the beginning or where `cursor`
+    /// says.
+    ///
+    /// Errors: one line for the user.
+    fn changes(&self, from: &str, to: &str, cursor: Option<&str>) -> Result<Changes, String>;
+}
+
+/// A page of changes, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// The bytes, and whether they were cleared; otherwise they were written.
+    pub ranges: Vec<(Range<u64>, bool)>,
+    /// Where to go on, if there is more; holds neither tabs nor line ends.
+    pub next: Option<String>,
 }
 
 /// The socket of one mount. Its threads live as long as the process.
@@ -130,21 +164,72 @@ impl Drop for Conversation {
     }
 }
 
+/// What a command wants.
+#[derive(Debug)]
+enum Request {
+    Unmount(Duration),
+    Snapshot(String),
+    Changes { from: String, to: String, cursor: Option<String> },
+}
+
+impl Request {
+    fn parse(line: &str) -> Option<Request> {
+        let (word, rest) = line.strip_suffix('\n')?.split_once(' ')?;
+        match word {
+            "unmount" => {
+                let millis = rest.strip_suffix("ms")?.parse().ok()?;
+                Some(Request::Unmount(Duration::from_millis(millis)))
+            }
+            "snapshot" => Some(Request::Snapshot(rest.to_owned())),
+            "changes" => {
+                let mut parts = rest.splitn(3, '\t').map(str::to_owned);
+                let (from, to) = (parts.next()?, parts.next()?);
+                Some(Request::Changes { from, to, cursor: parts.next() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Does it; gives the lines before `ok`.
+    fn carry_out(&self, served: &dyn Served) -> Result<String, String> {
+        match self {
+            Request::Unmount(timeout) => served.unmount(*timeout).map(|()| String::new()),
+            Request::Snapshot(path) => Ok(format!("path {}\n", served.snapshot(path)?)),
+            Request::Changes { from, to, cursor } => {
+                let changes = served.changes(from, to, cursor.as_deref())?;
+                let mut lines = String::new();
+                for (Range { start, end }, cleared) in changes.ranges {
+                    let word = if cleared { CLEARED } else { WRITTEN };
+                    let _ = writeln!(lines, "{word} {start} {end}");
+                }
+                if let Some(cursor) = changes.next {
+                    let _ = writeln!(lines, "next {cursor}");
+                }
+                Ok(lines)
+            }
+        }
+    }
+}
+
+const WRITTEN: &str = "written";
+const CLEARED: &str = "cleared";
+
 /// One request and its answer. Whether the tree is unmounted now.
 fn converse(mut stream: &UnixStream, served: &Arc<dyn Served>) -> io::Result<bool> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut request = String::new();
-    BufReader::new(stream.take(LONGEST_REQUEST)).read_line(&mut request)?;
-    let Some(timeout) = unmount_request(&request) else {
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST_REQUEST)).read_line(&mut line)?;
+    let Some(request) = Request::parse(&line) else {
         stream.write_all(b"error request not understood by this version\n")?;
         return Ok(false);
     };
+    let ends_it = matches!(request, Request::Unmount(_));
     let (sender, outcome) = mpsc::channel();
     let worker = Arc::clone(served);
     thread::Builder::new()
-        .name("control-unmount".to_owned())
-        .spawn(move || sender.send(worker.unmount(timeout)))?;
+        .name("control-work".to_owned())
+        .spawn(move || sender.send(request.carry_out(&*worker)))?;
     // The first progress line tells how much there is; a peer that is gone does not stop the work,
     // and this thread stays until it is done, so that the process does not end before.
     let mut peer = stream.write_all(format!("dirty {}\n", served.dirty_bytes()).as_bytes());
@@ -154,9 +239,9 @@ fn converse(mut stream: &UnixStream, served: &Arc<dyn Served>) -> io::Result<boo
                 let line = format!("dirty {}\n", served.dirty_bytes());
                 peer = peer.and_then(|()| stream.write_all(line.as_bytes()));
             }
-            Ok(Ok(())) => {
-                peer.and_then(|()| stream.write_all(b"ok\n"))?;
-                return Ok(true);
+            Ok(Ok(lines)) => {
+                peer.and_then(|()| stream.write_all(format!("{lines}ok\n").as_bytes()))?;
+                return Ok(ends_it);
             }
             Ok(Err(line)) => {
                 let line = format!("error {}\n", line.replace('\n', " "));
@@ -164,16 +249,11 @@ fn converse(mut stream: &UnixStream, served: &Arc<dyn Served>) -> io::Result<boo
                 return Ok(false);
             }
             Err(RecvTimeoutError::Disconnected) => {
-                stream.write_all(b"error the unmounting failed; see the log\n")?;
+                stream.write_all(b"error the daemon failed; see the log\n")?;
                 return Ok(false);
             }
         }
     }
-}
-
-fn unmount_request(line: &str) -> Option<Duration> {
-    let millis = line.strip_suffix('\n')?.strip_prefix("unmount ")?.strip_suffix("ms")?;
-    millis.parse().ok().map(Duration::from_millis)
 }
 
 /// A connection to the daemon of a mount.
@@ -207,36 +287,86 @@ impl Client {
     ///
     /// Errors: one line for the user.
     pub fn unmount(self, timeout: Duration, mut progress: impl FnMut(u64)) -> Result<(), String> {
+        let request = format!("unmount {}ms", timeout.as_millis());
+        let mut rest = self.ask(&request, ENDED_WITHOUT_ANSWER, |word, text| {
+            if word == "dirty" {
+                progress(text.parse().unwrap_or_default());
+            }
+        })?;
+        // The answer stands; the end of the connection only says that the process is gone too.
+        let _ = rest.read_to_end(&mut Vec::new());
+        Ok(())
+    }
+
+    /// Asks for a snapshot of a file by its path from the root of the tree; gives the snapshot's.
+    ///
+    /// Errors: one line for the user.
+    pub fn snapshot(self, path: &str) -> Result<String, String> {
+        let mut taken = None;
+        self.ask(&format!("snapshot {path}"), ENDED, |word, text| {
+            if word == "path" {
+                taken = Some(text.to_owned());
+            }
+        })?;
+        taken.ok_or_else(|| NONSENSE.to_owned())
+    }
+
+    /// Asks for a page of what has changed between two states of a file.
+    ///
+    /// Errors: one line for the user.
+    pub fn changes(self, from: &str, to: &str, cursor: Option<&str>) -> Result<Changes, String> {
+        let mut request = format!("changes {from}\t{to}");
+        if let Some(cursor) = cursor {
+            request.push('\t');
+            request.push_str(cursor);
+        }
+        let mut changes = Changes::default();
+        let mut sound = true;
+        self.ask(&request, ENDED, |word, text| match word {
+            WRITTEN | CLEARED => {
+                let ends = text.split_once(' ').map(|(start, end)| (start.parse(), end.parse()));
+                match ends {
+                    Some((Ok(start), Ok(end))) => {
+                        changes.ranges.push((start..end, word == CLEARED));
+                    }
+                    _ => sound = false,
+                }
+            }
+            "next" => changes.next = Some(text.to_owned()),
+            _ => {}
+        })?;
+        if sound { Ok(changes) } else { Err(NONSENSE.to_owned()) }
+    }
+
+    /// Sends a request and hands on the lines before `ok`, as their first word and the rest. `ended` is
+    /// what is said of a connection that ends before that. Gives what is left of the connection.
+    fn ask(
+        self,
+        request: &str,
+        ended: &str,
+        mut line: impl FnMut(&str, &str),
+    ) -> Result<BufReader<UnixStream>, String> {
         let Client(mut stream) = self;
         let lost = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock => "the daemon does not answer".to_owned(),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                ENDED_WITHOUT_ANSWER.to_owned()
-            }
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ended.to_owned(),
             _ => format!("the connection to the daemon broke: {error}"),
         };
         stream.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
-        stream
-            .write_all(format!("unmount {}ms\n", timeout.as_millis()).as_bytes())
-            .map_err(lost)?;
+        stream.write_all(format!("{request}\n").as_bytes()).map_err(lost)?;
         let mut lines = BufReader::new(stream);
         loop {
-            let mut line = String::new();
-            lines.read_line(&mut line).map_err(lost)?;
-            match line.trim_end().split_once(' ') {
-                Some(("dirty", bytes)) => progress(bytes.parse().unwrap_or_default()),
+            let mut text = String::new();
+            lines.read_line(&mut text).map_err(lost)?;
+            if text == "ok\n" {
+                return Ok(lines);
+            }
+            match text.strip_suffix('\n').and_then(|text| text.split_once(' ')) {
                 Some(("error", text)) => return Err(text.to_owned()),
-                None if line == "ok\n" => break,
-                _ => {
-                    return Err(
-                        "the daemon ended before it had said that every byte is written".to_owned()
-                    );
-                }
+                Some((word, text)) => line(word, text),
+                None => return Err(ended.to_owned()),
             }
         }
-        // The answer stands; the end of the connection only says that the process is gone too.
-        let _ = lines.read_to_end(&mut Vec::new());
-        Ok(())
     }
 }
 
@@ -299,6 +429,20 @@ mod tests {
             thread::sleep(PROGRESS_INTERVAL * 2);
             Ok(())
         }
+        fn snapshot(&self, path: &str) -> Result<String, String> {
+            match self.refusal {
+                Some(line) => Err(line.to_owned()),
+                None => Ok(format!("old/{path}")),
+            }
+        }
+        fn changes(&self, from: &str, to: &str, cursor: Option<&str>) -> Result<Changes, String> {
+            assert_eq!((from, to), ("old/a b", "a b"));
+            Ok(match cursor {
+                None => Changes { ranges: vec![(0..512, true)], next: Some("x y".to_owned()) },
+                Some("x y") => Changes { ranges: vec![(512..u64::MAX, false)], next: None },
+                other => return Err(format!("{other:?} is another cursor")),
+            })
+        }
     }
 
     fn serve(refusal: Option<&'static str>) -> (tempfile::TempDir, Server, UnixStream) {
@@ -351,8 +495,24 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_are_taken_and_compared() {
+        let (_dir, server, stream) = serve(None);
+        assert_eq!(Client(stream).snapshot("a b").unwrap(), "old/a b");
+        let connect = || Client(UnixStream::connect(&server.path).unwrap());
+        let first = connect().changes("old/a b", "a b", None).unwrap();
+        assert_eq!((&*first.ranges, first.next.as_deref()), (&[(0..512, true)][..], Some("x y")));
+        let second = connect().changes("old/a b", "a b", first.next.as_deref()).unwrap();
+        assert_eq!(second, Changes { ranges: vec![(512..u64::MAX, false)], next: None });
+        assert!(connect().changes("old/a b", "a b", Some("z")).unwrap_err().contains("z"));
+        let (_dir, _server, stream) = serve(Some("it is a directory"));
+        assert_eq!(Client(stream).snapshot("a").unwrap_err(), "it is a directory");
+    }
+
+    #[test]
     fn other_requests_are_refused() {
-        for request in ["status\n", "unmount\n", "unmount 1s\n", "unmount -1ms\n", "\n"] {
+        for request in
+            ["status\n", "unmount\n", "unmount 1s\n", "unmount -1ms\n", "changes a\n", "\n"]
+        {
             let (_dir, _server, mut stream) = serve(None);
             stream.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();

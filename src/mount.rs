@@ -11,10 +11,11 @@ use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Runtime;
 
 use crate::config::MountConfig;
-use crate::control::mounts;
+use crate::control::{Changes, mounts};
 use crate::fuse::{self, Session};
 use crate::io::{Config as IoConfig, Shared};
-use crate::vfs::{Config as VfsConfig, Keep, Vfs};
+use crate::store::Cursor;
+use crate::vfs::{self, Config as VfsConfig, Keep, Vfs};
 
 /// What a call may take beyond the deadline of its requests, before it is answered whatever they do.
 const GRACE: Duration = Duration::from_secs(5);
@@ -235,6 +236,34 @@ impl Mounted {
 
     fn failed(&self, why: &str) -> UnmountError {
         UnmountError::Failed(format!("{}: {why}", self.mount_point.display()))
+    }
+
+    /// Takes a snapshot of a file, everything written to it included; gives its path. Both paths begin at
+    /// the root of the tree.
+    ///
+    /// Errors: one line for the user.
+    pub fn snapshot(&self, path: &str) -> Result<String, String> {
+        self.run(self.vfs.snapshot(path))
+    }
+
+    /// One page of what has changed from a snapshot of a file to `to`, a later one or the file itself.
+    ///
+    /// Errors: one line for the user.
+    pub fn changes(&self, from: &str, to: &str, cursor: Option<&str>) -> Result<Changes, String> {
+        let cursor = cursor.map(|cursor| Cursor(cursor.into()));
+        let page = self.run(self.vfs.changes(from, to, cursor))?;
+        Ok(Changes {
+            ranges: page.changes.into_iter().map(|one| (one.range, one.cleared)).collect(),
+            next: page.next.map(|cursor| cursor.0.to_string()),
+        })
+    }
+
+    /// Waits for a call on the tree.
+    fn run<T>(&self, call: impl Future<Output = vfs::Result<T>>) -> Result<T, String> {
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(call).map_err(|error| error.to_string()),
+            None => Err("the tree is unmounted".to_owned()),
+        }
     }
 
     /// Bytes that are not yet in the service. Never blocks.

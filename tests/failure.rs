@@ -116,11 +116,19 @@ fn elsewhere(service: &Service, name: &str) -> Option<Vec<u8>> {
     let path = RemotePath::new(name).unwrap();
     let store = service.store();
     service.block_on(async {
-        match store.open(&path, Access::Read).await {
-            Ok(Opened::Read(blob)) => Some(read_all(&*blob, 0..blob.len()).await.unwrap().to_vec()),
-            Ok(Opened::Update(_)) => panic!("opened for reading"),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => panic!("{error}"),
+        loop {
+            let blob = match store.open(&path, Access::Read).await {
+                Ok(Opened::Read(blob)) => blob,
+                Ok(Opened::Update(_)) => panic!("opened for reading"),
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) => panic!("{error}"),
+            };
+            match read_all(&*blob, 0..blob.len()).await {
+                Ok(bytes) => return Some(bytes.to_vec()),
+                // It was written between the two.
+                Err(error) if error.kind() == ErrorKind::Stale => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     })
 }

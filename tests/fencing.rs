@@ -145,11 +145,17 @@ fn assert_fenced(error: &Error) {
 async fn a_late_original_undoes_nothing() {
     let bench = Bench::start().await;
     let state = TempDir::new().unwrap();
-    for (n, options) in [&[][..], &[("lease", "none")], &[("lease", "infinite")]].iter().enumerate()
-    {
+    let leases = [&[][..], &[("lease", "none")], &[("lease", "infinite")]];
+    // With a lease from the beginning, and in the flush of a blob that is closed before it has one.
+    let cases = leases.iter().flat_map(|options| [(options, false), (options, true)]);
+    for (n, (options, closing)) in cases.enumerate() {
         let store = bench.host(state.path(), options).await;
         let name = format!("f{n}");
-        let blob = create(&store, &name, 8).await;
+        let blob = store.create(&path(&name), Replace::Refused).await.unwrap();
+        if closing {
+            blob.set_closing(true);
+        }
+        blob.set_len(8 * SECTOR, false).await.unwrap();
         bench.inject(Operation::PutPage, late(), 1);
         blob.write_at(0, sectors(b'X', 1)).await.unwrap();
         blob.write_at(0, sectors(b'Y', 1)).await.unwrap();
@@ -163,7 +169,7 @@ async fn a_late_original_undoes_nothing() {
         let expected = *b"YZZX\0\0\0\0";
         assert_eq!(content(&store, &name).await, expected);
         assert_eq!(bench.server.release_held().await, 3);
-        assert_eq!(content(&store, &name).await, expected, "{options:?}");
+        assert_eq!(content(&store, &name).await, expected, "{options:?} {closing}");
         blob.close().await.unwrap();
     }
 }
@@ -386,6 +392,123 @@ async fn one_writer_at_a_time() {
     assert_eq!(content(&store, "f").await, b"C");
 }
 
+/// The youth of a blob is short: what was too slow for it is tried again with another one.
+const TRIES: usize = 10;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_blob_that_is_closed_at_once_is_never_leased() {
+    let bench = Bench::start().await;
+    let state = TempDir::new().unwrap();
+    let store = bench.host(state.path(), &[]).await;
+    let mut requests = Vec::new();
+    for n in 0..TRIES {
+        let before = bench.server.total_requests();
+        let blob = store.create(&path(&format!("f{n}")), Replace::Refused).await.unwrap();
+        blob.set_closing(true);
+        blob.set_len(8 * SECTOR, true).await.unwrap();
+        blob.write_at(0, sectors(1, 8)).await.unwrap();
+        blob.set_closing(false);
+        blob.close().await.unwrap();
+        requests.push(bench.server.total_requests() - before);
+        assert_eq!(content(&store, &format!("f{n}")).await, [1; 8]);
+        assert_fenced(&blob.write_at(0, sectors(2, 1)).await.unwrap_err());
+    }
+    assert!(requests.contains(&3), "{requests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_blob_is_leased_for_more_than_a_close_and_when_it_stays_open() {
+    let bench = Bench::start().await;
+    let (state, other_state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let other_host = bench.host(other_state.path(), &[]).await;
+    let busy = async |name: &str| update(&other_host, name).await.unwrap_err().kind();
+    for duration in ["60", "infinite"] {
+        let store = bench.host(state.path(), &[("lease", duration)]).await;
+        let name = |kind: &str| format!("{kind}-{duration}");
+        let create = async |kind: &str| {
+            let before = bench.count(Operation::LeaseBlob);
+            let name = path(&name(kind));
+            (before, store.create(&name, Replace::Refused).await.unwrap())
+        };
+        let (before, synced) = create("synced").await;
+        synced.set_len(SECTOR, true).await.unwrap();
+        assert_eq!(bench.count(Operation::LeaseBlob), before + 1);
+        assert_eq!(busy(&name("synced")).await, ErrorKind::Busy);
+        synced.close().await.unwrap();
+        // A duplicate of its descriptor was closed, and it goes on being written.
+        let (_, duplicated) = create("duplicated").await;
+        duplicated.set_closing(true);
+        duplicated.set_len(2 * SECTOR, true).await.unwrap();
+        duplicated.write_at(0, sectors(b'A', 2)).await.unwrap();
+        duplicated.set_closing(false);
+        duplicated.write_at(SECTOR, sectors(b'B', 1)).await.unwrap();
+        assert_eq!(busy(&name("duplicated")).await, ErrorKind::Busy);
+        assert_eq!(content(&store, &name("duplicated")).await, b"AB");
+        duplicated.close().await.unwrap();
+        let (before, open) = create("open").await;
+        let leased = async {
+            while bench.count(Operation::LeaseBlob) == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), leased).await.unwrap();
+        assert_eq!(busy(&name("open")).await, ErrorKind::Busy);
+        open.set_len(SECTOR, true).await.unwrap();
+        open.write_at(0, sectors(b'C', 1)).await.unwrap();
+        assert_eq!(content(&store, &name("open")).await, b"C");
+        open.close().await.unwrap();
+        // Given back, each of them.
+        for kind in ["synced", "duplicated", "open"] {
+            update(&other_host, &name(kind)).await.unwrap().close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_blob_that_somebody_else_opens_first_is_theirs() {
+    let bench = Bench::start().await;
+    let (state, other_state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let store = bench.host(state.path(), &[]).await;
+    let same_host = bench.host(state.path(), &[]).await;
+    let other_host = bench.host(other_state.path(), &[]).await;
+    // How far it has come, whether it is being closed, and whether they are still there.
+    let cases = [0, 1, 2].into_iter().flat_map(|came| [(came, false), (came, true)]);
+    for (n, (came, still_held)) in cases.enumerate() {
+        let mut tries = 0;
+        let (name, blob, theirs) = loop {
+            let name = format!("f{n}-{tries}");
+            let blob = store.create(&path(&name), Replace::Refused).await.unwrap();
+            blob.set_closing(came > 0);
+            if came == 2 {
+                blob.set_len(2 * SECTOR, true).await.unwrap();
+            }
+            assert_eq!(update(&same_host, &name).await.unwrap_err().kind(), ErrorKind::Busy);
+            match update(&other_host, &name).await {
+                Ok(theirs) => break (name, blob, theirs),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
+            }
+            tries += 1;
+            assert!(tries < TRIES, "it was always leased by then");
+        };
+        theirs.set_len(2 * SECTOR, false).await.unwrap();
+        theirs.write_at(0, sectors(b'B', 2)).await.unwrap();
+        if !still_held {
+            theirs.close().await.unwrap();
+        }
+        if came == 2 {
+            assert_fenced(&blob.write_at(0, sectors(b'A', 1)).await.unwrap_err());
+        }
+        assert_fenced(&blob.set_len(SECTOR, true).await.unwrap_err());
+        blob.close().await.unwrap();
+        if still_held {
+            theirs.write_at(0, sectors(b'C', 1)).await.unwrap();
+            theirs.close().await.unwrap();
+        }
+        let expected: &[u8] = if still_held { b"CB" } else { b"BB" };
+        assert_eq!(content(&store, &name).await, expected, "{came} {still_held}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_takes_its_lease_again_after_a_crash() {
     let bench = Bench::start().await;
@@ -420,6 +543,43 @@ async fn a_host_takes_its_lease_again_after_a_crash() {
                 again.rename(&path(name), &path("moved"), Replace::Allowed).await.unwrap();
                 again.remove(&path("moved"), None).await.unwrap();
             }
+        }
+    }
+}
+
+/// The lease has the same id whenever this host takes it, and a blob that is made anew begins a new
+/// sequence: it must begin above whatever the old one was written in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_before_a_crash_gets_into_a_new_blob_of_the_same_name() {
+    let bench = Bench::start().await;
+    let state = TempDir::new().unwrap();
+    for options in [&[][..], &[("lease", "none")]] {
+        for renamed in [false, true] {
+            let crashed = bench.host(state.path(), options).await;
+            let blob = create(&crashed, "f", 1).await;
+            bench.inject(Operation::PutPage, late(), 1);
+            bench.inject(Operation::SetBlobProperties, Action::Stall { apply: false }, 1);
+            // Dropped while the raise is not answered.
+            let writing = async move { blob.write_at(0, sectors(b'X', 1)).await };
+            tokio::time::timeout(Duration::from_millis(300), writing).await.unwrap_err();
+            bench.server.clear_faults();
+            drop(crashed);
+
+            let again = bench.host(state.path(), options).await;
+            let blob = if renamed {
+                let other = create(&again, "other", 1).await;
+                other.close().await.unwrap();
+                again.rename(&path("other"), &path("f"), Replace::Allowed).await.unwrap();
+                update(&again, "f").await.unwrap()
+            } else {
+                again.remove(&path("f"), None).await.unwrap();
+                create(&again, "f", 1).await
+            };
+            blob.write_at(0, sectors(b'Y', 1)).await.unwrap();
+            assert_eq!(bench.server.release_held().await, 1);
+            assert_eq!(content(&again, "f").await, b"Y", "{options:?}, renamed: {renamed}");
+            blob.close().await.unwrap();
+            again.remove(&path("f"), None).await.unwrap();
         }
     }
 }

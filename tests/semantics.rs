@@ -12,10 +12,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
+
+use blobdir::emulator::page_blob::Config;
 
 use support::service::{CONTAINER, Service};
 use support::{Mount, cannot_mount, skip};
@@ -182,6 +186,58 @@ fn holes_read_as_zeros_and_take_no_storage() {
     file.read_exact_at(&mut piece, 5 << 30).unwrap();
     assert_eq!(piece, [0; 4096]);
     assert_eq!(service.server().total_requests(), before, "a hole costs no request");
+    drop(file);
+    mount.unmount();
+}
+
+/// Renaming a file, and opening it for writing, make a new version of its blob. Those who read it know
+/// nothing of that.
+#[test]
+fn reads_go_on_while_the_file_is_renamed_and_opened_for_writing() {
+    const LEN: usize = 24 << 20;
+    if let Some(reason) = cannot_mount() {
+        return skip(reason);
+    }
+    let latency = Duration::from_millis(15);
+    let service = Service::start_with(Config { latency, ..Config::default() });
+    let mount = service.mount(&["cache_size=16MiB"]);
+    let root = mount.path().to_owned();
+    let data: Vec<u8> = (0..LEN).map(|at| (at / 4096 % 251) as u8).collect();
+    fs::write(root.join("a0"), &data).unwrap();
+    let stop = AtomicBool::new(false);
+    // Past the kernel's cache.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(root.join("a0"));
+    let file = file.unwrap();
+    thread::scope(|scope| {
+        let readers = (0..2).map(|reader| {
+            let (file, data, stop) = (&file, &data, &stop);
+            scope.spawn(move || {
+                let mut piece = vec![0; 64 << 10];
+                let mut at = reader * LEN / 2;
+                while !stop.load(Ordering::Relaxed) {
+                    file.read_exact_at(&mut piece, at as u64).unwrap();
+                    assert!(piece == data[at..at + piece.len()], "at {at}");
+                    // One in a row, one here and there.
+                    let step = if reader == 0 { piece.len() } else { 5 * piece.len() + 4096 };
+                    at = (at + step) % (LEN - piece.len());
+                }
+            })
+        });
+        let readers: Vec<_> = readers.collect();
+        for round in 0..8 {
+            let (from, to) = (format!("a{round}"), format!("a{}", round + 1));
+            if round % 2 == 0 {
+                let writer = OpenOptions::new().write(true).open(root.join(&from)).unwrap();
+                writer.write_all_at(&data[..512], 0).unwrap();
+                fs::rename(root.join(&from), root.join(&to)).unwrap();
+                writer.write_all_at(&data[4096..8192], 4096).unwrap();
+            } else {
+                fs::rename(root.join(&from), root.join(&to)).unwrap();
+            }
+            assert!(readers.iter().all(|reader| !reader.is_finished()), "round {round}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
     drop(file);
     mount.unmount();
 }

@@ -88,6 +88,48 @@ fn the_second_writer_is_refused_until_the_first_has_closed() {
     }
 }
 
+/// A file that was just made is leased a little later. Until then the second opener may become its writer,
+/// and one of the two is always told.
+#[test]
+fn of_two_who_write_a_new_file_one_is_told() {
+    if let Some(why) = cannot_mount() {
+        return skip(why);
+    }
+    let hosts = Hosts::start();
+    let (first, second) = (hosts.mount(0), hosts.mount(1));
+    let mut told = [0; 2];
+    for round in 0..6 {
+        let name = format!("f{round}");
+        let mine = File::create(first.path().join(&name)).unwrap();
+        mine.write_all_at(&[1; 512], 0).unwrap();
+        if round % 3 == 2 {
+            mine.sync_all().unwrap();
+        }
+        let expected = match open(&second, &name) {
+            Ok(theirs) => {
+                theirs.write_all_at(&[2; 512], 0).unwrap();
+                theirs.sync_all().unwrap();
+                assert_eq!(errno(mine.sync_all()), Some(libc::EIO));
+                told[0] += 1;
+                2
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+                mine.sync_all().unwrap();
+                told[1] += 1;
+                1
+            }
+        };
+        drop(mine);
+        assert_eq!(fs::read(second.path().join(&name)).unwrap(), [expected; 512]);
+    }
+    assert!(told[1] >= 2, "what was synced is leased: {told:?}");
+    // What the first could not write is kept.
+    let kept = || fs::read_dir(hosts.state[0].path().join("kept")).map_or(0, |dir| dir.count());
+    assert!(wait_until(LIMIT, || kept() == told[0]), "{told:?}: {}", first.log());
+    second.unmount();
+}
+
 #[test]
 fn who_slept_until_the_lease_had_ended_changes_nothing() {
     if let Some(why) = cannot_mount() {

@@ -95,6 +95,7 @@ fn start_service(data: &Path) -> Result<Service, Failure> {
         faults: None,
         tls: None,
         soft_delete: false,
+        identity: false,
     };
     // Any other port will do as well.
     Service::start(settings(PORT)).or_else(|_| Service::start(settings(0)))

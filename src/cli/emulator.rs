@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use crate::config::Throttle;
 use crate::daemon::Signals;
+use crate::emulator::identity;
 use crate::emulator::page_blob::{self, Config, Server, WELL_KNOWN_ACCOUNT, WELL_KNOWN_KEY};
 use crate::logging;
 
@@ -32,13 +33,19 @@ pub(super) struct Settings {
     pub(super) tls: Option<(PathBuf, PathBuf)>,
     /// Deleted blobs can be undeleted.
     pub(super) soft_delete: bool,
+    /// Tokens are given too.
+    pub(super) identity: bool,
 }
+
+/// The application that may ask for tokens. Like the account's key, its secret is none.
+const APPLICATION: (&str, &str) = ("00000000-aaaa-bbbb-cccc-dddddddddddd", "no-secret");
 
 /// A server that runs on threads of its own.
 #[derive(Debug)]
 pub(super) struct Service {
     runtime: tokio::runtime::Runtime,
     server: Server,
+    identity: Option<identity::Server>,
 }
 
 impl Service {
@@ -49,14 +56,20 @@ impl Service {
             None => settings.listen.to_string(),
         };
         let cannot = |error| Failure::other(format!("cannot serve page blobs at {place}: {error}"));
-        let config = config_of(settings)?;
+        let with_identity = settings.identity;
+        let mut config = config_of(settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("emulator")
             .enable_all()
             .build()
             .map_err(cannot)?;
+        let identity = match with_identity {
+            true => Some(runtime.block_on(identity::start(applications())).map_err(cannot)?),
+            false => None,
+        };
+        config.issuer = identity.as_ref().map(identity::Server::issuer);
         let server = runtime.block_on(page_blob::start(config)).map_err(cannot)?;
-        Ok(Service { runtime, server })
+        Ok(Service { runtime, server, identity })
     }
 
     /// What other programs need to use it.
@@ -66,6 +79,25 @@ impl Service {
         format!(
             "DefaultEndpointsProtocol={protocol};AccountName={WELL_KNOWN_ACCOUNT};\
              AccountKey={WELL_KNOWN_KEY};BlobEndpoint={endpoint};"
+        )
+    }
+
+    /// What those need who come with a token instead; empty if there are none.
+    fn identity_help(&self) -> String {
+        let Some(identity) = &self.identity else { return String::new() };
+        let url = identity.url();
+        format!(
+            "\
+Or with tokens, by -o auth=client_secret or -o auth=managed_identity:
+export AZURE_AUTHORITY_HOST='{url}'
+export AZURE_TENANT_ID='{}'
+export AZURE_CLIENT_ID='{}'
+export AZURE_CLIENT_SECRET='{}'
+export AZURE_POD_IDENTITY_AUTHORITY_HOST='{url}'
+",
+            identity.issuer().tenant(),
+            APPLICATION.0,
+            APPLICATION.1,
         )
     }
 
@@ -93,15 +125,23 @@ Azure page blobs at {}
 To use it:
 export AZURE_STORAGE_CONNECTION_STRING='{}'
 blobdir mount az://{}/{} DIR
-",
+{}",
         service.server.account_url(service.account()),
         service.connection_string(),
         service.account(),
         container.as_deref().unwrap_or("CONTAINER"),
+        service.identity_help(),
     ));
     signals.wait();
     service.stop();
     Ok(0)
+}
+
+/// A directory with one application; as a machine it has that identity too.
+fn applications() -> identity::Config {
+    let (id, secret) = (APPLICATION.0.to_owned(), Some(APPLICATION.1.to_owned()));
+    let application = identity::Application { id: id.clone(), secret, ..Default::default() };
+    identity::Config { applications: vec![application], assigned: vec![id], ..Default::default() }
 }
 
 fn config_of(settings: Settings) -> Result<Config, Failure> {

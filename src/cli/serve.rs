@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::MountConfig;
-use crate::control::{self, Served, mounts};
+use crate::control::{self, Changes, Served, mounts};
 use crate::daemon::{self, Readiness, Signal, Signals};
 use crate::logging;
 use crate::mount::{self, IfBusy, Mounted, UnmountError};
@@ -233,6 +233,14 @@ impl Served for ServedMount {
         self.mounted
             .unmount(IfBusy::Refuse, timeout)
             .map_err(|error| line_of(&error, &self.mount_point))
+    }
+
+    fn snapshot(&self, path: &str) -> Result<String, String> {
+        self.mounted.snapshot(path)
+    }
+
+    fn changes(&self, from: &str, to: &str, cursor: Option<&str>) -> Result<Changes, String> {
+        self.mounted.changes(from, to, cursor)
     }
 }
 

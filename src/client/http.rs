@@ -19,7 +19,7 @@ use super::range::{Mismatch, Pin, check};
 use super::request::{Effect, Reply, Request};
 use super::retry::{Attempts, Failure, random, retry_after};
 use super::status::{Again, outcome};
-use super::{Answer, Attempt, Config, Service};
+use super::{Answer, Attempt, Config, CredentialId, Service};
 use crate::store::{Error, ErrorKind, Outcome, Result, Sink};
 
 /// How long making a connection may take, TLS included. Three SYNs fit.
@@ -42,6 +42,9 @@ const LONGEST_REPLY: usize = 64 << 20;
 
 /// How much of an error's body is read, in bytes. Error documents are some hundred bytes.
 const LONGEST_ERROR: usize = 16 << 10;
+
+/// The longest answer of a dialogue, in bytes. Tokens have some thousands.
+const LONGEST_EXCHANGE: usize = 1 << 20;
 
 /// The shortest range that is asked for because longer ones broke off before they could be checked, in
 /// bytes: a connection that does not bring so much brings nothing.
@@ -96,7 +99,7 @@ impl Client {
 
     /// Sends a request until it succeeds or cannot, and gives the whole answer.
     pub async fn call(&self, request: &Request) -> Result<Reply> {
-        let mut attempts = Attempts::new(request, self.config.timeout);
+        let mut attempts = Attempts::new(request, &*self.service, self.config.timeout);
         loop {
             match self.call_once(request, attempts.deadline()).await {
                 Ok(reply) => return Ok(reply),
@@ -122,6 +125,22 @@ impl Client {
         })
     }
 
+    /// Sends a request once and gives the answer, whatever its status: for dialogues that an error is
+    /// part of. Ends within the time of an operation.
+    pub(super) async fn exchange(&self, request: &Request) -> std::result::Result<Reply, Failure> {
+        let deadline = Instant::now() + self.config.timeout;
+        let mut open = self.transmit(request, None, deadline).await?;
+        let body = open
+            .collect(LONGEST_EXCHANGE)
+            .await?
+            .ok_or_else(|| open.broken("the answer is too long to be right".to_owned()))?;
+        Ok(Reply {
+            status: open.response.status(),
+            headers: std::mem::take(open.response.headers_mut()),
+            body,
+        })
+    }
+
     /// Gives `sink` exactly the bytes of `range`, going on behind what was confirmed where an attempt failed.
     /// `request` holds the condition that pins the version, and `pin` what every answer must agree with.
     /// The range's start moves with what is confirmed: at once, or, where the service sends a checksum,
@@ -136,7 +155,7 @@ impl Client {
         pin: Pin<'_>,
         sink: &mut dyn Sink,
     ) -> Result<()> {
-        let mut attempts = Attempts::new(request, self.config.timeout);
+        let mut attempts = Attempts::new(request, &*self.service, self.config.timeout);
         let mut longest = range.end.saturating_sub(range.start);
         while range.start < range.end {
             let asked = range.start..range.end.min(range.start + longest);
@@ -217,21 +236,52 @@ impl Client {
         range: Option<&Range<u64>>,
         deadline: Instant,
     ) -> std::result::Result<Open<'a>, Failure> {
+        let mut open = self.transmit(request, range, deadline).await?;
+        let status = open.response.status();
+        if status.is_success() {
+            self.limit.served();
+            return Ok(open);
+        }
+        let body = match open.collect(LONGEST_ERROR).await {
+            Ok(Some(body)) => body,
+            // The status alone is enough to go by.
+            Ok(None) | Err(_) => Bytes::new(),
+        };
+        let failure = open.refused(status, &body);
+        if failure.kind == ErrorKind::RateLimited {
+            self.limit.refused(failure.retry_after, random());
+        }
+        Err(failure)
+    }
+
+    /// Sends one attempt and waits for the head of its answer.
+    async fn transmit<'a>(
+        &'a self,
+        request: &'a Request,
+        range: Option<&Range<u64>>,
+        deadline: Instant,
+    ) -> std::result::Result<Open<'a>, Failure> {
         let idle = match request.effect {
             Effect::Read => READ_IDLE,
             Effect::Update | Effect::Guarded => UPDATE_IDLE,
         };
-        let mut attempt = reqwest::Request::new(request.method.clone(), request.url.clone());
+        if let Some(ready) = self.service.ready(deadline) {
+            ready.await.map_err(Failure::unsigned)?;
+        }
+        let mut url = request.url.clone();
         let mut headers = request.headers.clone();
         if let Some(range) = range {
             headers.insert(self.service.range_header(), range_value(range));
         }
-        self.service.sign(&mut Attempt {
+        let mut signing = Attempt {
             method: &request.method,
-            url: &request.url,
+            url: &mut url,
             headers: &mut headers,
             body_len: length(&request.body),
-        });
+            credential: None,
+        };
+        self.service.sign(&mut signing);
+        let credential = signing.credential;
         let names = Names {
             service: &*self.service,
             url: &request.url,
@@ -239,7 +289,9 @@ impl Client {
                 .service
                 .client_request_id_header()
                 .and_then(|name| headers.get(name).cloned()),
+            credential,
         };
+        let mut attempt = reqwest::Request::new(request.method.clone(), url);
         *attempt.headers_mut() = headers;
         let progress = Progress::default();
         if !request.body.is_empty() {
@@ -257,6 +309,7 @@ impl Client {
                     retry_after: None,
                     message: "all connections were busy until the deadline".to_owned(),
                     ids: String::new(),
+                    credential,
                 });
             }
         };
@@ -271,22 +324,7 @@ impl Client {
                 Err(_) => return Err(names.silent()),
             }
         };
-        let mut open = Open { response, names, idle, deadline, _slot: slot };
-        let status = open.response.status();
-        if status.is_success() {
-            self.limit.served();
-            return Ok(open);
-        }
-        let body = match open.collect(LONGEST_ERROR).await {
-            Ok(Some(body)) => body,
-            // The status alone is enough to go by.
-            Ok(None) | Err(_) => Bytes::new(),
-        };
-        let failure = open.refused(status, &body);
-        if failure.kind == ErrorKind::RateLimited {
-            self.limit.refused(failure.retry_after, random());
-        }
-        Err(failure)
+        Ok(Open { response, names, idle, deadline, _slot: slot })
     }
 }
 
@@ -375,6 +413,7 @@ impl Open<'_> {
             retry_after: None,
             message,
             ids: self.names.show(Some(self.response.headers())),
+            credential: self.names.credential,
         }
     }
 
@@ -389,6 +428,7 @@ impl Open<'_> {
             retry_after: retry_after(headers),
             message: verdict.message,
             ids: self.names.show(Some(headers)),
+            credential: self.names.credential,
         }
     }
 }
@@ -398,6 +438,7 @@ struct Names<'a> {
     service: &'a dyn Service,
     url: &'a Url,
     ours: Option<HeaderValue>,
+    credential: Option<CredentialId>,
 }
 
 impl Names<'_> {
@@ -439,6 +480,7 @@ impl Names<'_> {
             retry_after: None,
             message,
             ids: self.show(None),
+            credential: self.credential,
         }
     }
 
@@ -451,6 +493,7 @@ impl Names<'_> {
             retry_after: None,
             message: format!("no answer from {} in time", Host(self.url)),
             ids: self.show(None),
+            credential: self.credential,
         }
     }
 }

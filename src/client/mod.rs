@@ -9,19 +9,27 @@
 
 mod body;
 mod http;
+pub mod identity;
 mod limit;
 pub mod oci;
 mod range;
 mod request;
 mod retry;
 mod status;
+pub mod token;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use ::http::header::{HeaderMap, HeaderName, RANGE};
 use ::http::{Method, StatusCode};
-use url::Url;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use crate::store::ErrorKind;
 
 pub use self::http::Client;
 pub use self::range::Pin;
@@ -41,8 +49,22 @@ pub struct Config {
 
 /// How one service signs its requests and what its answers mean.
 pub trait Service: Send + Sync + Debug {
-    /// Completes the headers of one attempt (date, id, authorization). Called anew for every attempt.
+    /// Waits, at most until `deadline`, for a credential to sign with; `None` if there is one, as there
+    /// nearly always is. Asked before every attempt.
+    fn ready(&self, deadline: Instant) -> Option<Ready<'_>> {
+        let _ = deadline;
+        None
+    }
+
+    /// Completes one attempt (date, id, authorization). Called anew for every attempt.
     fn sign(&self, attempt: &mut Attempt<'_>);
+
+    /// Looks for a newer credential than the one that was refused ([`Again::Renewed`]). Whether there is
+    /// one now.
+    fn renew(&self, refused: Refused) -> BoxFuture<'_, bool> {
+        let _ = refused;
+        Box::pin(std::future::ready(false))
+    }
 
     /// What an answer that is no success means. The outcome of an update is not its business: that
     /// follows from the status alone ([`outcome`]).
@@ -86,12 +108,57 @@ pub trait Checksum: Send {
 pub struct Attempt<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The URL exactly as it will be sent.
-    pub url: &'a Url,
+    /// The URL exactly as it will be sent; signing may add to its query.
+    pub url: &'a mut Url,
     /// The headers so far.
     pub headers: &'a mut HeaderMap,
     /// Length of the body in bytes.
     pub body_len: u64,
+    /// With what it was signed, for [`Service::renew`].
+    pub credential: Option<CredentialId>,
+}
+
+/// Tells one credential, or one token, from all others of the process. Not secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CredentialId(u64);
+
+impl CredentialId {
+    /// One that was never given before.
+    pub fn unique() -> CredentialId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        CredentialId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What [`Service::ready`] waits for.
+pub type Ready<'a> = BoxFuture<'a, std::result::Result<(), Unready>>;
+
+/// Why there is nothing to sign with.
+#[derive(Clone, Debug)]
+pub struct Unready {
+    /// What it means for the operation.
+    pub verdict: Verdict,
+    /// The credential that gives nothing.
+    pub credential: CredentialId,
+}
+
+/// A refusal of who we are.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused {
+    /// With what the attempt was signed, or was to be.
+    pub credential: Option<CredentialId>,
+    /// `Unauthenticated` if the credential is not known, `PermissionDenied` if it does not allow this.
+    pub kind: ErrorKind,
+}
+
+/// Whether a URL leads to this host and nowhere else, so that a secret may go there in clear.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
 }
 
 /// An answer that is no success.

@@ -5,6 +5,7 @@
 //! |---------|------------------------------------------------|------|
 //! | any     | permanent                                      | ends |
 //! | any     | damaged on the way, surely not applied         | again, twice |
+//! | any     | credential refused, and there is a newer one   | again at once, once |
 //! | read    | temporary                                      | again |
 //! | guarded | temporary                                      | again; the outcome of a later failure is unknown if this one's was |
 //! | update  | temporary, surely not applied (408, 429, 503, never connected) | again |
@@ -13,10 +14,11 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, RETRY_AFTER};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::request::{Effect, Request};
 use super::status::Again;
+use super::{CredentialId, Refused, Service, Unready};
 use crate::store::{Error, ErrorKind, Outcome, Retry};
 
 /// The bound of the first pause. A busy storage partition moves within seconds, so that several tries fit.
@@ -43,29 +45,54 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// The names of the attempt, ours and the service's, for the log.
     pub(super) ids: String,
+    /// With what the attempt was signed.
+    pub(super) credential: Option<CredentialId>,
+}
+
+impl Failure {
+    /// An attempt that was not made, for want of a credential.
+    pub(super) fn unsigned(unready: Unready) -> Failure {
+        Failure {
+            kind: unready.verdict.kind,
+            again: unready.verdict.again,
+            outcome: Outcome::NotApplied,
+            retry_after: None,
+            message: unready.verdict.message,
+            ids: String::new(),
+            credential: Some(unready.credential),
+        }
+    }
 }
 
 /// The attempts of one operation.
 #[derive(Debug)]
 pub(super) struct Attempts<'a> {
     request: &'a Request,
+    service: &'a dyn Service,
     deadline: Instant,
     made: u32,
     step: u32,
     damaged: u32,
+    renewed: bool,
     /// An earlier attempt may have been applied.
     ambiguous: bool,
 }
 
 impl<'a> Attempts<'a> {
     /// None made yet; all of them end within `timeout` from now.
-    pub(super) fn new(request: &'a Request, timeout: Duration) -> Attempts<'a> {
+    pub(super) fn new(
+        request: &'a Request,
+        service: &'a dyn Service,
+        timeout: Duration,
+    ) -> Attempts<'a> {
         Attempts {
             request,
+            service,
             deadline: Instant::now() + timeout,
             made: 0,
             step: 0,
             damaged: 0,
+            renewed: false,
             ambiguous: false,
         }
     }
@@ -83,6 +110,14 @@ impl<'a> Attempts<'a> {
 
     /// Waits for the next attempt, or gives the error that ends the operation.
     pub(super) async fn after(&mut self, mut failure: Failure) -> Result<(), Error> {
+        if self.renews(&failure).await {
+            log::debug!(
+                target: "http",
+                "{} {}: {}; again with a newer credential{}",
+                self.request.op, self.request.target, failure.message, failure.ids
+            );
+            return Ok(());
+        }
         self.made += 1;
         if failure.kind == ErrorKind::Corrupt {
             self.damaged += 1;
@@ -94,7 +129,7 @@ impl<'a> Attempts<'a> {
             self.request.effect != Effect::Read && failure.outcome == Outcome::Unknown;
         if !may_repeat(self.request.effect, failure.again, failure.outcome) {
             let retry = match failure.again {
-                Again::Never => Retry::Permanent,
+                Again::Never | Again::Renewed => Retry::Permanent,
                 Again::Later => Retry::Temporary,
             };
             return Err(self.end(failure, retry));
@@ -115,6 +150,17 @@ impl<'a> Attempts<'a> {
         self.step += 1;
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+
+    /// Whether the attempt was refused for its credential and there is a newer one; asked once.
+    async fn renews(&mut self, failure: &Failure) -> bool {
+        let worth_it = failure.again == Again::Renewed && failure.outcome == Outcome::NotApplied;
+        if !worth_it || std::mem::replace(&mut self.renewed, true) {
+            return false;
+        }
+        let refused = Refused { credential: failure.credential, kind: failure.kind };
+        let renewal = self.service.renew(refused);
+        timeout_at(self.deadline, renewal).await.unwrap_or(false)
     }
 
     /// The error of the operation, which is logged here and nowhere else.
@@ -205,6 +251,7 @@ mod tests {
             (Read, Never, Unknown, false),
             (Guarded, Later, Unknown, true),
             (Guarded, Never, Unknown, false),
+            (Guarded, Again::Renewed, NotApplied, false),
             (Update, Later, NotApplied, true),
             (Update, Later, Unknown, false),
             (Update, Never, NotApplied, false),

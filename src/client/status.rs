@@ -11,6 +11,8 @@ pub enum Again {
     Never,
     /// Yes, after a while.
     Later,
+    /// The credential was refused: once, at once, if the service has a newer one.
+    Renewed,
 }
 
 /// What an answer that is no success means.

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +17,8 @@ pub const FS_TYPE: &str = "fuse.blobdir";
 pub struct Mount {
     /// `major:minor`; names the mount among all of this kernel as long as it lasts.
     pub device: String,
+    /// What of the file system is mounted there: `/`, or a part of it by a bind mount.
+    root: PathBuf,
     /// Where it is mounted.
     pub mount_point: PathBuf,
     /// File system type, with subtype.
@@ -47,6 +50,27 @@ impl Mount {
 pub fn at(path: &Path) -> io::Result<Option<Mount>> {
     let table = fs::read("/proc/self/mountinfo")?;
     Ok(find(&table, path))
+}
+
+/// The mount that a path is in, and the path from the root of its file system. `path` must be absolute,
+/// without symbolic links, and there.
+///
+/// Errors: `/proc` or the path cannot be read.
+pub fn holding(path: &Path) -> io::Result<Option<(Mount, PathBuf)>> {
+    let device = fs::symlink_metadata(path)?.dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let table = fs::read("/proc/self/mountinfo")?;
+    Ok(find_holding(&table, &device, path))
+}
+
+/// Where the whole file system of a mount is mounted; the mount itself, but for bind mounts.
+///
+/// Errors: `/proc` cannot be read.
+pub fn whole(mount: &Mount) -> io::Result<Option<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let is_whole = |other: &Mount| other.device == mount.device && other.root == Path::new("/");
+    let mut points = all(&table).filter(is_whole).map(|other| other.mount_point);
+    Ok(points.find(|point| *point == mount.mount_point).or_else(|| points.next()))
 }
 
 /// Whether anything is mounted at `path` or below it.
@@ -122,6 +146,15 @@ fn find(table: &[u8], path: &Path) -> Option<Mount> {
     all(table).filter(|mount| mount.mount_point == path).last()
 }
 
+fn find_holding(table: &[u8], device: &str, path: &Path) -> Option<(Mount, PathBuf)> {
+    let holds = |mount: &Mount| mount.device == device && path.starts_with(&mount.mount_point);
+    let mount = all(table).filter(holds).max_by_key(|mount| mount.mount_point.as_os_str().len())?;
+    let below = path.strip_prefix(&mount.mount_point).ok()?;
+    let inside = mount.root.join(below);
+    let inside = inside.strip_prefix("/").unwrap_or(&inside).to_path_buf();
+    Some((mount, inside))
+}
+
 fn all(table: &[u8]) -> impl Iterator<Item = Mount> {
     table.split(|byte| *byte == b'\n').filter_map(parse)
 }
@@ -131,10 +164,12 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let text = |field: Option<&[u8]>| Some(String::from_utf8_lossy(&unescape(field?)).into());
     let device = text(fields.nth(2))?;
-    let mount_point = OsString::from_vec(unescape(fields.nth(1)?)).into();
+    let root = OsString::from_vec(unescape(fields.next()?)).into();
+    let mount_point = OsString::from_vec(unescape(fields.next()?)).into();
     fields.find(|field| *field == b"-")?;
     Some(Mount {
         device,
+        root,
         mount_point,
         fs_type: text(fields.next())?,
         source: text(fields.next())?,
@@ -182,6 +217,27 @@ mod tests {
         assert!(all(TABLE).any(|mount| mount.mount_point.starts_with("/mnt")));
         assert!(find(TABLE, Path::new("/mnt/back\\slash")).is_some());
         assert_eq!(find(TABLE, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn a_path_is_in_the_mount_of_its_device() {
+        const TABLE: &[u8] = b"\
+61 28 0:45 / /mnt rw - fuse.blobdir az://acct/disks rw,user_id=0
+62 61 0:46 / /mnt/a rw - tmpfs tmpfs rw
+63 28 0:45 /vm/one /srv/one rw - fuse.blobdir az://acct/disks rw,user_id=0
+64 61 0:45 /vm /mnt/a/vm rw - fuse.blobdir az://acct/disks rw,user_id=0
+";
+        let found = |device, path| {
+            let (mount, inside) = find_holding(TABLE, device, Path::new(path))?;
+            Some((mount.mount_point, inside))
+        };
+        let expect = |point, inside| Some((PathBuf::from(point), PathBuf::from(inside)));
+        assert_eq!(found("0:45", "/mnt/b/c"), expect("/mnt", "b/c"));
+        assert_eq!(found("0:45", "/mnt"), expect("/mnt", ""));
+        assert_eq!(found("0:45", "/srv/one/root.vhd"), expect("/srv/one", "vm/one/root.vhd"));
+        assert_eq!(found("0:45", "/mnt/a/vm/two"), expect("/mnt/a/vm", "vm/two"));
+        assert_eq!(found("0:46", "/mnt/a/b"), expect("/mnt/a", "b"));
+        assert_eq!(found("0:45", "/srv/two"), None);
     }
 
     #[test]

@@ -3,4 +3,5 @@
 //! Each emulator is a second, independent reading of a protocol. It imports nothing else from this
 //! crate, so that a misunderstanding in a client cannot hide behind the same one in its server.
 
+pub mod identity;
 pub mod page_blob;

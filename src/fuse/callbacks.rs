@@ -461,9 +461,9 @@ impl Filesystem for Callbacks {
                 Ok(page) => page,
                 Err(error) => return refuse("readdir", ino, reply, &error),
             };
-            for entry in &page.entries {
+            for entry in page.entries() {
                 let kind = file_type(entry.attr.kind);
-                if reply.add(stand_in_ino(entry), entry.next_offset, kind, &entry.name) {
+                if reply.add(stand_in_ino(&entry), entry.next_offset, kind, &entry.name) {
                     break;
                 }
             }
@@ -486,8 +486,8 @@ impl Filesystem for Callbacks {
                 Ok(page) => page,
                 Err(error) => return refuse("readdir", ino, reply, &error),
             };
-            for entry in &page.entries {
-                let mut known = vfs.remember_entry(fh.0, entry.next_offset).await;
+            for entry in page.entries() {
+                let mut known = page.remember(&entry);
                 if known.is_none() && entry.attr.ino == 0 {
                     // Something was removed since it was listed; perhaps this.
                     let found = vfs.lookup(ino.0, OsStr::new(&entry.name)).await;
@@ -563,6 +563,9 @@ impl Filesystem for Callbacks {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !Vfs::may_have_xattr(name) {
+            return reply.error(errno(&Error::NoAttribute));
+        }
         let (vfs, name) = (Arc::clone(&self.vfs), name.to_owned());
         let what = name.display().to_string();
         let call = async move { vfs.getxattr(ino.0, &name).await };

@@ -97,11 +97,15 @@ impl File {
     }
 
     /// Asks the service for the extents from `at` on, as far as one answer reaches, unless they are known.
+    /// If the file was disturbed meanwhile they may not be: who needs them looks again.
     pub(super) async fn learn_extents(self: &Arc<Self>, at: u64) -> Result<()> {
+        let before = self.lock().disturbances();
         let file = Arc::clone(self);
         // In a task: a caller that gives up must not leave `touched` behind.
         let asked = self.shared.runtime.spawn(async move { file.ask_extents(at).await });
-        asked.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Other, "seek", "", "broken off")))
+        let broken_off = |_| Err(Error::new(ErrorKind::Other, "seek", "", "broken off"));
+        let learnt = asked.await.unwrap_or_else(broken_off);
+        self.unless_disturbed(before, learnt).await
     }
 
     async fn ask_extents(&self, at: u64) -> Result<()> {

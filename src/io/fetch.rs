@@ -38,8 +38,8 @@ pub(super) struct Fetch {
     /// What was written since, or is not sent yet: the bytes that arrive for it are old.
     pub(super) overwritten: SpanSet,
     waiters: Vec<oneshot::Sender<Result<()>>>,
-    /// How often the file had been shortened when it was sent.
-    shortened: u64,
+    /// How often the file had been disturbed when it was sent.
+    disturbed: u64,
     /// The stream it is fetched for, if nobody has asked for it yet.
     stream: Option<StreamId>,
 }
@@ -103,9 +103,9 @@ impl File {
     /// Reads what [`read_at`](File::read_at) did not find, and then looks ahead.
     pub async fn read_missing(self: &Arc<Self>, reader: &Reader, span: Span) -> Result<Bytes> {
         // The read's own GET goes first: a window that opens must not be in its way.
-        let before = self.lock().shortened;
+        let before = self.lock().disturbances();
         let claimed = self.claim(span, |file| file.look_ahead(reader, span)).await;
-        self.unless_shortened(before, claimed)?;
+        self.unless_disturbed(before, claimed).await?;
         self.read(span).await
     }
 
@@ -243,9 +243,9 @@ impl File {
             for writing in state.writing.values() {
                 overwritten.insert(writing.span.intersect(segment));
             }
-            let shortened = state.shortened;
+            let disturbed = state.disturbances();
             let fetch =
-                Fetch { span: segment, overwritten, waiters: Vec::new(), shortened, stream };
+                Fetch { span: segment, overwritten, waiters: Vec::new(), disturbed, stream };
             let old = state.fetches.insert(segment.start, fetch);
             debug_assert!(old.is_none(), "a byte is on its way once at most");
         }
@@ -253,22 +253,24 @@ impl File {
     }
 
     /// Sees to it that `spans` are in memory: fetches what nobody fetches yet and waits for the rest.
-    /// If the file was shortened meanwhile they may not be: who needs them looks again.
+    /// If the file was disturbed meanwhile they may not be: who needs them looks again.
     pub(super) async fn load(self: &Arc<Self>, spans: &[Span]) -> Result<()> {
         for span in spans {
-            let before = self.lock().shortened;
+            let before = self.lock().disturbances();
             let claimed = self.claim(*span, |_| ()).await;
-            self.unless_shortened(before, claimed)?;
+            self.unless_disturbed(before, claimed).await?;
         }
         Ok(())
     }
 
-    /// The result of a GET that was sent when the file had been shortened `before` times.
-    fn unless_shortened(&self, before: u64, result: Result<()>) -> Result<()> {
-        match result {
-            Err(error) if is_moot(&error, before, &self.lock()) => Ok(()),
-            result => result,
+    /// The result of a request that was sent when the file had been disturbed `before` times.
+    pub(super) async fn unless_disturbed(&self, before: u64, result: Result<()>) -> Result<()> {
+        let Err(error) = result else { return Ok(()) };
+        if error.kind() == ErrorKind::Stale {
+            // Its blob may be getting another version or name just now.
+            self.wait_until(|state| !state.frozen).await;
         }
+        if is_moot(&error, before, &self.lock()) { Ok(()) } else { Err(error) }
     }
 
     /// Fetches what is missing of `span`; `started` is called once the GETs are noted, before they run.
@@ -342,7 +344,7 @@ impl File {
                     if fetch.stream.is_some() {
                         self.shared.ahead.release(fetch.span.len());
                     }
-                    let told = match is_moot(error, fetch.shortened, &state) {
+                    let told = match is_moot(error, fetch.disturbed, &state) {
                         true => Ok(()),
                         false => Err(error.clone()),
                     };
@@ -384,10 +386,11 @@ fn not_under_way(fetches: &BTreeMap<u64, Fetch>, span: Span) -> Vec<Span> {
     parts
 }
 
-/// Whether a GET only failed because it met a truncation: it reached beyond the blob's new end, and nobody
-/// needs what is there. Who waits for the rest of it asks again.
-fn is_moot(error: &Error, shortened_before: u64, state: &State) -> bool {
-    state.shortened != shortened_before
+/// Whether a GET only failed because it met something that was done here. It reached beyond the blob's new
+/// end, where nobody needs anything, or its version or name is not the blob's any more: who waits for it
+/// asks again.
+fn is_moot(error: &Error, disturbed_before: u64, state: &State) -> bool {
+    state.disturbances() != disturbed_before
         && matches!(error.kind(), ErrorKind::InvalidRange | ErrorKind::Stale)
 }
 

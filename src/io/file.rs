@@ -81,6 +81,7 @@ impl File {
             cut: None,
             cutting: false,
             shortened: 0,
+            moved: 0,
             ready: VecDeque::new(),
             actions: VecDeque::new(),
             tickets: Vec::new(),
@@ -124,6 +125,7 @@ impl File {
         let mut state = self.state.lock();
         state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
         state.writer = Some(writer);
+        state.moved += 1;
     }
 
     /// Makes it read-only again, over `blob`, a newer view of the same content. Only when settled.
@@ -131,6 +133,7 @@ impl File {
         let mut state = self.state.lock();
         state.blob = blob;
         state.writer = None;
+        state.moved += 1;
     }
 
     /// The blob's name is being removed: lets what is in flight end and sends nothing more. What was
@@ -146,7 +149,7 @@ impl File {
     }
 
     /// Holds back all that changes the blob, once what is under way has ended, for as long as the result
-    /// lives. Only one at a time.
+    /// lives. Reads that find the blob gone or changed meanwhile wait, and look again. Only one at a time.
     pub async fn freeze(self: &Arc<Self>) -> Frozen {
         self.state.lock().frozen = true;
         // Made before the wait: a caller that gives up must not leave it frozen.
@@ -480,8 +483,8 @@ impl File {
                 format!("a blob is at most {} bytes", self.shared.max_len),
             ));
         }
-        let _one_at_a_time = self.length.lock().await;
-        let writer = self.writer()?;
+        let one_at_a_time = self.length.lock().await;
+        self.writer()?;
         loop {
             let missing = {
                 let mut state = self.state.lock();
@@ -519,12 +522,8 @@ impl File {
         }
         // Until the service knows: what fails here is tried again at the latest by the unmount.
         self.shared.note_unsettled(self);
-        self.apply_cut(&writer).await?;
-        if writer.len() != len {
-            writer.set_len(len, true).await?;
-        }
-        self.shared.note_settled(self);
-        Ok(())
+        drop(one_at_a_time);
+        self.publish_len(false).await
     }
 
     /// Forgets everything from `len` on and notes that the service must be cut there.
@@ -562,13 +561,17 @@ impl File {
         }
     }
 
-    /// Cuts the service's blob as `cut` says, once nothing beyond is in flight.
+    /// Cuts the service's blob as `cut` says, once nothing beyond is in flight. Does nothing if that would
+    /// show more of the file and its end must be sent first.
     pub(super) async fn apply_cut(&self, writer: &Arc<dyn BlobMut>) -> Result<()> {
         loop {
             let ended = self.ended.notified();
             let cut = {
                 let mut state = self.state.lock();
                 let Some(cut) = state.cut else { return Ok(()) };
+                if writer.len() < cut && state.unsent_end(writer.len()).is_some() {
+                    return Ok(());
+                }
                 let beyond = |span: &Span| span.end > cut;
                 let mut updates = state.writing.values().map(|writing| &writing.span);
                 let waits = updates.any(beyond) || state.copies.iter().any(beyond);
@@ -636,8 +639,11 @@ impl Drop for Frozen {
         if let Some(writer) = self.renamed.take() {
             state.blob = Arc::clone(&writer) as Arc<dyn Blob>;
             state.writer = Some(writer);
+            state.moved += 1;
         }
         self.file.wake_flusher(&mut state);
+        drop(state);
+        self.file.ended.notify_waiters();
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) cutting: bool,
     /// How often it was shortened.
     pub(super) shortened: u64,
+    /// How often its blob got another version or name by what was done here.
+    pub(super) moved: u64,
     /// Windows of [`MAX_PUT`] bytes that became wholly dirty, by their start.
     pub(super) ready: VecDeque<u64>,
     pub(super) actions: VecDeque<Action>,
@@ -95,6 +97,11 @@ pub(super) enum Found<'a> {
 }
 
 impl State {
+    /// Changes whenever something was done here that a GET on its way may meet.
+    pub(super) fn disturbances(&self) -> u64 {
+        self.shortened + self.moved
+    }
+
     /// The newest known about the byte at `at`, as far as it reaches towards `end`.
     pub(super) fn find(&self, cache: &PageCache, at: u64, end: u64) -> Found<'_> {
         let mut end = end;

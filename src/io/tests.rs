@@ -58,10 +58,14 @@ async fn create(store: &MemoryStore) -> (Arc<Shared>, Arc<File>, Arc<dyn BlobMut
     (shared, file, writer)
 }
 
-/// What somebody else would read.
-async fn remote(store: &MemoryStore) -> Vec<u8> {
+/// What somebody else would read; `None` if it changes just now.
+async fn look(store: &MemoryStore) -> Option<Vec<u8>> {
     let Opened::Read(blob) = store.open(&path(), Access::Read).await.unwrap() else { panic!() };
-    read_all(&*blob, 0..blob.len()).await.unwrap().to_vec()
+    read_all(&*blob, 0..blob.len()).await.ok().map(|bytes| bytes.to_vec())
+}
+
+async fn remote(store: &MemoryStore) -> Vec<u8> {
+    look(store).await.expect("nobody changes it")
 }
 
 /// After a flush the service has it all.
@@ -318,6 +322,40 @@ fn a_clear_whose_end_was_cut_off_leaves_whole_sectors() {
 #[test]
 fn pages_are_fetched_as_far_as_the_service_has_any() {
     run(check(vec![Op::Write(512, 1025, 0), Op::Write(1, 1, 0)], 512));
+}
+
+/// Whatever the service shows of a file on its way to a longer one: a crash shows it to everybody.
+#[test]
+fn what_was_cut_off_is_not_shown_while_the_file_grows() {
+    let grow: [(u64, &[u8]); 3] = [(2000, b""), (650, b"one sector"), (400, &[3; 900])];
+    for (to, bytes) in grow {
+        run(async {
+            let store = MemoryStore::new();
+            store.put("file", &[1; 1000]);
+            let (_, file) = open(&store, Access::Update).await;
+            file.set_len(600).await.unwrap();
+            store.set_latency(Duration::from_millis(5));
+            let growing = tokio::spawn(async move {
+                if bytes.is_empty() {
+                    file.set_len(to).await.unwrap();
+                } else {
+                    file.write(to, bytes).await.unwrap();
+                    file.flush(false).await.unwrap();
+                }
+                file
+            });
+            loop {
+                let ended = growing.is_finished();
+                let Some(shown) = look(&store).await else { continue };
+                let cut_off = shown.iter().skip(600).position(|byte| *byte == 1);
+                assert_eq!(cut_off, None, "{to}: of {} bytes", shown.len());
+                if ended {
+                    break;
+                }
+            }
+            growing.await.unwrap();
+        });
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@
 //! **Two requests that overlap are never in flight together**: the service applies them in any order.
 //! The bytes of a request are frozen when it is picked; a write to them meanwhile makes new ones.
 //!
+//! Before the service may show a longer file, the sector in which it has the end is sent: what a truncation
+//! cut off stands there until then, and a crash would show it.
+//!
 //! Sent are: windows of [`MAX_PUT`] bytes once they are full, at once; everything, on fsync, close, when
 //! it has been dirty for [`MAX_AGE`], and when memory is tight and nothing else is being sent.
 
@@ -35,10 +38,12 @@ pub(super) const MAX_PUT: u64 = 4 << 20;
 const MAX_AGE: Duration = Duration::from_secs(5);
 /// How often ages are looked at, while anything is dirty.
 const SWEEP: Duration = Duration::from_secs(1);
-/// A file that grows gets room for this many bytes ahead of the writer, and then for eight times as much:
-/// room costs nothing in a page blob, and each step a pause of all updates.
+/// A file that grows gets room for this many bytes ahead of the writer, and then for so many times as
+/// much: room costs nothing in a page blob, and each step a pause of all updates.
 const FIRST_RESERVE: u64 = 64 << 20;
-const RESERVE_FACTOR: u64 = 8;
+const RESERVE_FACTOR: u64 = 64;
+/// Every byte that a file can have.
+const EVERYTHING: Span = Span { start: 0, end: u64::MAX };
 
 /// An update in flight.
 pub(super) struct Writing {
@@ -78,15 +83,19 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// A wish for everything that `state` holds, unless that is nothing.
-    fn for_all(state: &State, done: Option<oneshot::Sender<Result<()>>>) -> Option<Ticket> {
+    /// A wish for everything that `state` holds of `within`, unless that is nothing.
+    fn new(
+        state: &State,
+        within: Span,
+        done: Option<oneshot::Sender<Result<()>>>,
+    ) -> Option<Ticket> {
         let mut dirty = SpanSet::new();
-        for (span, _) in state.dirty.extents(Span::between(0, u64::MAX)) {
-            dirty.insert(span);
+        for (span, _) in state.dirty.extents(within) {
+            dirty.insert(span.intersect(within));
         }
         let mut sent = SpanSet::new();
         for writing in state.writing.values() {
-            for part in writing.superseded.gaps(writing.span) {
+            for part in writing.superseded.gaps(writing.span.intersect(within)) {
                 sent.insert(part);
             }
         }
@@ -129,6 +138,8 @@ impl File {
     ///
     /// Errors: the first one met. What was not sent stays dirty, unless the file has failed for good.
     pub async fn flush(self: &Arc<Self>, last: bool) -> Result<()> {
+        let writer = self.lock().writer.clone().filter(|_| last);
+        let _closing = writer.as_ref().map(Closing::begin);
         self.send_dirty().await?;
         if self.is_read_only_or_orphan() {
             return Ok(());
@@ -149,15 +160,22 @@ impl File {
     /// Sends everything that is dirty now and returns when the service has confirmed it. The service may not
     /// know the length yet.
     pub(super) async fn send_dirty(self: &Arc<Self>) -> Result<()> {
-        let told = {
+        self.send(EVERYTHING).await
+    }
+
+    /// The same with what of `within` is dirty.
+    async fn send(self: &Arc<Self>, within: Span) -> Result<()> {
+        let (done, told) = oneshot::channel();
+        {
             let mut state = self.lock();
             if state.writer.is_none() || state.orphan {
                 return Ok(());
             }
             state.check_writable()?;
-            self.add_ticket(&mut state)
-        };
-        let Some(told) = told else { return Ok(()) };
+            let Some(ticket) = Ticket::new(&state, within, Some(done)) else { return Ok(()) };
+            state.tickets.push(ticket);
+            self.wake_flusher(&mut state);
+        }
         told.await.unwrap_or_else(|_| {
             let why = "the flusher ended without an answer";
             Err(Error::new(ErrorKind::Other, "flush", "", why))
@@ -172,18 +190,25 @@ impl File {
     }
 
     /// Makes the service know the length.
-    async fn publish_len(self: &Arc<Self>, last: bool) -> Result<()> {
-        let _one_at_a_time = self.length.lock().await;
-        let writer = self.writer()?;
+    pub(super) async fn publish_len(self: &Arc<Self>, last: bool) -> Result<()> {
+        let mut one_at_a_time = self.length.lock().await;
         loop {
-            let (len, cut) = {
+            let writer = self.writer()?;
+            let (len, cut, end) = {
                 let state = self.lock();
                 if state.orphan {
                     return Ok(());
                 }
                 state.check_writable()?;
-                (state.len, state.cut)
+                (state.len, state.cut, state.unsent_end(writer.len()))
             };
+            if let Some(end) = end.filter(|_| writer.len() < cut.unwrap_or(len)) {
+                // Whoever sends it may want to make room before.
+                drop(one_at_a_time);
+                self.send(end).await?;
+                one_at_a_time = self.length.lock().await;
+                continue;
+            }
             if cut.is_some() {
                 self.apply_cut(&writer).await?;
                 continue;
@@ -203,23 +228,14 @@ impl File {
         // A length read before somebody else's change must not arrive after it.
         let _one_at_a_time = self.length.lock().await;
         let writer = self.writer()?;
-        let (len, cut) = {
+        let (len, must_wait) = {
             let state = self.lock();
-            (state.len, state.cut)
+            (state.len, state.cut.is_some() || state.unsent_end(writer.len()).is_some())
         };
-        if cut.is_some() || writer.len() == len {
+        if must_wait || writer.len() == len {
             return Ok(());
         }
         writer.set_len(len, true).await
-    }
-
-    /// Asks for all that is dirty or in flight. `None` if nothing is.
-    fn add_ticket(self: &Arc<Self>, state: &mut State) -> Option<oneshot::Receiver<Result<()>>> {
-        let (done, told) = oneshot::channel();
-        let ticket = Ticket::for_all(state, Some(done))?;
-        state.tickets.push(ticket);
-        self.wake_flusher(state);
-        Some(told)
     }
 
     /// Takes note that `written` became dirty, and sends what should not wait.
@@ -249,7 +265,7 @@ impl File {
 
     fn send_everything(self: &Arc<Self>, state: &mut State) {
         if state.may_send()
-            && let Some(ticket) = Ticket::for_all(state, None)
+            && let Some(ticket) = Ticket::new(state, EVERYTHING, None)
         {
             state.tickets.push(ticket);
             self.wake_flusher(state);
@@ -530,9 +546,15 @@ impl File {
         if !state.dirty.covers(span) || (!put && !zeros_only) {
             return None;
         }
-        if state.cut.is_some_and(|cut| span.end > cut.next_multiple_of(SECTOR)) {
+        if let Some(cut) = state.cut.filter(|cut| span.end > cut.next_multiple_of(SECTOR)) {
             state.actions.push_front(action);
-            return Some(if state.cutting { Step::Wait } else { Step::Cut });
+            return Some(if state.cutting {
+                Step::Wait
+            } else if writer.len() < cut {
+                self.send_end_first(state, writer).unwrap_or(Step::Cut)
+            } else {
+                Step::Cut
+            });
         }
         if let Action::Skip(_) = action {
             let before = state.dirty.charged();
@@ -556,7 +578,7 @@ impl File {
             let len = state.len;
             let wanted = state.tickets.iter().any(|ticket| ticket.done.is_some());
             if wanted && len.next_multiple_of(SECTOR) >= span.end {
-                return Some(Step::Publish);
+                return Some(self.send_end_first(state, writer).unwrap_or(Step::Publish));
             }
             return Some(Step::Reserve(self.room_for(capacity, span.end)));
         }
@@ -584,6 +606,19 @@ impl File {
     }
 }
 
+impl File {
+    /// What is to be done before the service may show a longer file.
+    fn send_end_first(&self, state: &mut State, writer: &Arc<dyn BlobMut>) -> Option<Step> {
+        let end = state.unsent_end(writer.len())?;
+        if state.is_in_flight(end) {
+            return Some(Step::Wait);
+        }
+        // There is room for it already.
+        state.actions.push_front(Action::Put(end));
+        Some(Step::Again)
+    }
+}
+
 impl State {
     /// A blob that was removed or replaced by somebody else takes no update any more: what is dirty has
     /// nowhere to go, so the file fails for good instead of being tried for ever.
@@ -603,8 +638,35 @@ impl State {
         self.failed = Some(error);
     }
 
+    /// The sector that the service has the end of the file in, where a longer length would show what was
+    /// cut off behind it; `None` once the zeros that belong there are confirmed. Who makes the file longer
+    /// has made that sector dirty.
+    pub(super) fn unsent_end(&self, published: u64) -> Option<Span> {
+        let sector = Span::at(published - published % SECTOR, SECTOR);
+        let in_flight = || self.writing.values().any(|writing| writing.span.overlaps(sector));
+        let unsent = !published.is_multiple_of(SECTOR)
+            && (self.dirty.extents(sector).next().is_some() || in_flight());
+        unsent.then_some(sector)
+    }
+
     fn may_send(&self) -> bool {
         self.failed.is_none() && !self.orphan && !self.frozen
+    }
+}
+
+/// The blob is told that its last updates come, until this is dropped.
+struct Closing(Arc<dyn BlobMut>);
+
+impl Closing {
+    fn begin(writer: &Arc<dyn BlobMut>) -> Closing {
+        writer.set_closing(true);
+        Closing(Arc::clone(writer))
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.set_closing(false);
     }
 }
 

@@ -2,6 +2,8 @@
 //! inner store of tests above the port. It keeps the contract strictly: an update that is not
 //! aligned, too long or outside the capacity is refused, and two overlapping updates in flight panic.
 
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -13,9 +15,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Access, Blob, BlobMut, BoxFuture, Capabilities, CopySource, Cursor, Error, ErrorKind, Extents,
-    Kind, ListEntry, ListPage, Moved, Opened, Outcome, RemotePath, Replace, Result, Retry, Sink,
-    Stat, Store, Version, WriteModel,
+    Access, Blob, BlobMut, BoxFuture, Capabilities, ChangePage, CopySource, Cursor, Error,
+    ErrorKind, Extents, Kind, ListEntry, ListPage, Moved, Opened, Outcome, RemotePath, Replace,
+    Result, Retry, Sink, Stat, Store, Version, WriteModel,
 };
 
 /// Unit of storage, in bytes: a sector, so that clearing one gives it back.
@@ -233,6 +235,7 @@ impl Store for MemoryStore {
             immutable: false,
             max_len: MAX_LEN,
             max_read: MAX_READ,
+            snapshots: true,
         }
     }
 
@@ -242,7 +245,7 @@ impl Store for MemoryStore {
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "stat", path),
                 Some(Node::Directory) => Ok(Stat::directory()),
-                Some(Node::File(content)) => Ok(content.lock().stat()),
+                Some(Node::File(content)) => Ok(snapshots::stat(path, &content.lock())),
             }
         })
     }
@@ -263,8 +266,11 @@ impl Store for MemoryStore {
                 let (first, stat) = match (rest.split_once('/'), node) {
                     (Some((first, _)), _) => (first, Stat::directory()),
                     (None, Node::Directory) => (rest, Stat::directory()),
-                    (None, Node::File(content)) => (rest, content.lock().stat()),
+                    (None, Node::File(content)) => (rest, snapshots::stat(dir, &content.lock())),
                 };
+                if dir.is_root() && first == snapshots::DIR {
+                    continue;
+                }
                 if !entries.contains_key(first) || stat.kind == Kind::Directory {
                     entries.insert(first.to_owned(), stat);
                 }
@@ -289,6 +295,9 @@ impl Store for MemoryStore {
                 Some(Node::Directory) => fail(ErrorKind::IsDirectory, "open", path),
                 Some(Node::File(content)) => Ok(match access {
                     Access::Read => Opened::Read(Arc::new(self.blob(path, content, false))),
+                    Access::Update if snapshots::holds(path) => {
+                        return fail(ErrorKind::ReadOnly, "open", path);
+                    }
                     Access::Update => Opened::Update(Arc::new(self.blob(path, content, true))),
                 }),
             }
@@ -302,6 +311,7 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>> {
         Box::pin(async move {
             self.pause("create", path).await?;
+            snapshots::refuse("create", path)?;
             match self.shared.node(path) {
                 Some(Node::Directory) => return fail(ErrorKind::IsDirectory, "create", path),
                 Some(Node::File(_)) if replace == Replace::Refused => {
@@ -335,6 +345,9 @@ impl Store for MemoryStore {
                     if expected.is_some_and(|expected| *expected != version(content.version)) {
                         return fail(ErrorKind::Stale, "remove", path);
                     }
+                    if snapshots::exist(&names, path) {
+                        return fail(ErrorKind::Busy, "remove", path);
+                    }
                     content.version = 0;
                     names.remove(path.as_str());
                     Ok(())
@@ -351,6 +364,11 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'a, Result<Moved>> {
         Box::pin(async move {
             self.pause("rename", from).await?;
+            snapshots::refuse("rename", from)?;
+            snapshots::refuse("rename", to)?;
+            if snapshots::exist(&self.shared.names.lock(), from) {
+                return fail(ErrorKind::Busy, "rename", from);
+            }
             let content = match self.shared.node(from) {
                 None => return fail(ErrorKind::NotFound, "rename", from),
                 Some(Node::Directory) => return fail(ErrorKind::IsDirectory, "rename", from),
@@ -394,6 +412,7 @@ impl Store for MemoryStore {
     fn make_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.pause("make_dir", path).await?;
+            snapshots::refuse("make_dir", path)?;
             if self.shared.node(path).is_some() {
                 return fail(ErrorKind::AlreadyExists, "make_dir", path);
             }
@@ -405,6 +424,9 @@ impl Store for MemoryStore {
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.pause("remove_dir", path).await?;
+            if snapshots::holds(path) {
+                return self.remove_snapshots(path);
+            }
             match self.shared.node(path) {
                 None => fail(ErrorKind::NotFound, "remove_dir", path),
                 Some(Node::File(_)) => fail(ErrorKind::NotDirectory, "remove_dir", path),
@@ -419,6 +441,25 @@ impl Store for MemoryStore {
                     Ok(())
                 }
             }
+        })
+    }
+
+    fn snapshot<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<RemotePath>> {
+        Box::pin(async move {
+            self.pause("snapshot", path).await?;
+            self.take_snapshot(path)
+        })
+    }
+
+    fn changes<'a>(
+        &'a self,
+        from: &'a RemotePath,
+        to: &'a RemotePath,
+        cursor: Option<Cursor>,
+    ) -> BoxFuture<'a, Result<ChangePage>> {
+        Box::pin(async move {
+            self.pause("changes", to).await?;
+            self.compare(from, to, cursor)
         })
     }
 }

@@ -60,6 +60,8 @@ pub struct Capabilities {
     pub max_len: u64,
     /// The longest read that costs one request, in bytes; longer ones are allowed.
     pub max_read: u64,
+    /// [`Store::snapshot`] and [`Store::changes`] do something.
+    pub snapshots: bool,
 }
 
 /// What a name stands for.
@@ -166,6 +168,25 @@ pub struct Moved {
     pub to: Version,
 }
 
+/// A part of a blob that differs from an older snapshot of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Which bytes, in whole sectors but for the end of the blob; never empty.
+    pub range: Range<u64>,
+    /// It reads as zeros and takes no storage any more; otherwise it was written, perhaps with the same
+    /// bytes.
+    pub cleared: bool,
+}
+
+/// Some of the changes between two versions of a blob.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ChangePage {
+    /// In order of their ranges, which do not overlap, over all pages; may be empty though more follow.
+    pub changes: Vec<Change>,
+    /// Give this to the next call; `None` after the last page.
+    pub next: Option<Cursor>,
+}
+
 /// A remote namespace. Calls may run concurrently and in any order.
 ///
 /// Every call ends within the store's own deadline. Paths are relative to what was mounted; the
@@ -244,11 +265,48 @@ pub trait Store: Send + Sync + Debug {
     /// Removes an empty directory. `NotEmpty` if anything is in it, `NotDirectory` for a blob.
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>>;
 
+    /// Keeps what the blob at `path` holds now, updates confirmed so far included, as a snapshot. Gives
+    /// the path at which that can be read from now on. What is there never changes and cannot be updated;
+    /// [`remove`](Store::remove) deletes the snapshot alone, and a blob that has snapshots is not
+    /// removed (`Busy`). An answer that was lost may leave a snapshot of which nobody was told.
+    ///
+    /// Errors: `NotFound`, `IsDirectory`; `ReadOnly` for a path that is a snapshot; `Quota` and `Busy` where
+    /// the service limits them; `Unsupported` by [`Capabilities::snapshots`].
+    fn snapshot<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<RemotePath>> {
+        let error = Error::new(ErrorKind::Unsupported, "snapshot", path, NO_SNAPSHOTS);
+        Box::pin(async move { Err(error) })
+    }
+
+    /// One page of what has changed from the snapshot at `from` to `to`, a later snapshot of the same blob
+    /// or the blob as it is now; from the beginning or where `cursor` says. Bytes that both have and no
+    /// change names are the same in both. Memory is bounded by the page.
+    ///
+    /// Errors: `NotFound`; `Unsupported` for two that cannot be compared, a blob that was replaced since
+    /// among them; `InvalidRange` if `from` is the newer one; `Stale` if the blob is changed meanwhile.
+    fn changes<'a>(
+        &'a self,
+        from: &'a RemotePath,
+        to: &'a RemotePath,
+        cursor: Option<Cursor>,
+    ) -> BoxFuture<'a, Result<ChangePage>> {
+        let _ = (to, cursor);
+        let error = Error::new(ErrorKind::Unsupported, "compare", from, NO_SNAPSHOTS);
+        Box::pin(async move { Err(error) })
+    }
+
+    /// Names that listings have met and cannot show, by why (`blobs with …`); each counts once.
+    fn hidden(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Ends all updates: releases what is held for blobs that are still open, for a mount that ends.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
 }
+
+/// What stores say that have none.
+const NO_SNAPSHOTS: &str = "sources of this kind have no snapshots";
 
 /// Where a part of a blob holds data.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -394,6 +452,10 @@ pub trait BlobMut: Blob {
     ///
     /// Errors: `TooLarge`, and `Stale` if somebody else changed the blob.
     fn set_len(&self, len: u64, keep_reserve: bool) -> BoxFuture<'_, Result<()>>;
+
+    /// Says whether what is sent now is likely to be the last before [`close`](BlobMut::close): then a right
+    /// to write that was not claimed yet need not be. Calls with `true` and `false` come in pairs.
+    fn set_closing(&self, _closing: bool) {}
 
     /// Ends the updates: releases what was held for them. Reads go on working.
     fn close(&self) -> BoxFuture<'_, Result<()>>;

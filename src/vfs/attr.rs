@@ -126,10 +126,15 @@ impl Vfs {
         Ok(self.attr(&inode))
     }
 
+    /// Whether a file can have an extended attribute of this name. Never waits; `ls -l` asks every file
+    /// for some that none can have.
+    pub fn may_have_xattr(name: &OsStr) -> bool {
+        property(name).is_some()
+    }
+
     /// The value of an extended attribute: `user.blobdir.<property>`, read-only.
     pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>> {
-        let wanted = name.to_str().and_then(|name| name.strip_prefix(XATTR_PREFIX));
-        let wanted = wanted.ok_or(Error::NoAttribute)?;
+        let wanted = property(name).ok_or(Error::NoAttribute)?;
         let attributes = self.properties(ino).await?;
         let found = attributes.into_iter().find(|(name, _)| *name == wanted);
         found.map(|(_, value)| value.into_bytes()).ok_or(Error::NoAttribute)
@@ -192,4 +197,9 @@ impl Vfs {
             gid: self.config.gid,
         }
     }
+}
+
+/// The property that an extended attribute stands for, if it can be one.
+fn property(name: &OsStr) -> Option<&str> {
+    name.to_str()?.strip_prefix(XATTR_PREFIX)
 }

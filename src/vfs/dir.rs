@@ -1,8 +1,9 @@
 //! Reading directories: one page of the store's listing at a time, whatever the directory's size.
 //!
 //! Offsets are stable within one open directory: `.` and `..` come first, entry `n` of the listing is
-//! at `n + FIRST`. Offset 0 begins anew, with what is there by then. Going back fetches the page again from its cursor, so that memory is bounded by
-//! one page and one cursor a page.
+//! at `n + FIRST`. Offset 0 begins anew, with what is there by then. Going back fetches the page again
+//! from its cursor, so that memory is bounded by one page and one cursor a page. A page that comes back
+//! changed is the new truth: what follows it is counted from there.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,11 +28,16 @@ pub struct DirEntry {
     pub next_offset: u64,
 }
 
-/// Entries in a row.
-#[derive(Clone, Debug)]
-pub struct DirPage {
-    /// The entries; none at the end of the directory.
-    pub entries: Vec<DirEntry>,
+/// Entries in a row, made as they are asked for: the kernel takes a part of a page at a time.
+#[derive(Debug)]
+pub struct DirPage<'a> {
+    vfs: &'a Vfs,
+    path: RemotePath,
+    /// Attributes of the directory.
+    here: Attr,
+    at: u64,
+    /// The index of its first entry, and the page; `None` at the end of the directory.
+    page: Option<(u64, Page)>,
 }
 
 /// An open directory.
@@ -81,15 +87,20 @@ impl DirHandle {
                 }
             };
             let end = first + page.content.entries.len() as u64;
+            // By names that came or went, if it was seen before.
+            let follows = (end, page.content.next.clone());
+            if position.starts.get(at + 1).is_some_and(|known| *known != follows) {
+                position.starts.truncate(at + 1);
+            }
             if index < end {
                 return Ok(Some((first, page)));
             }
-            let Some(next) = page.content.next.clone() else {
+            if follows.1.is_none() {
                 return Ok(None);
-            };
+            }
             at += 1;
             if position.starts.len() == at {
-                position.starts.push((end, Some(next)));
+                position.starts.push(follows);
             }
         }
     }
@@ -111,49 +122,49 @@ impl Vfs {
     }
 
     /// Entries from `offset` on: some, or none at the end. `ino` is the directory's own.
-    pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<DirPage> {
+    pub async fn readdir(&self, ino: u64, handle: u64, offset: u64) -> Result<DirPage<'_>> {
         let dir = self.dirs.read().get(&handle).map(Arc::clone).ok_or(Error::BadHandle)?;
-        let mut entries = Vec::new();
-        let inode = self.inode(ino)?;
-        let here = self.attr(&inode);
-        let mut at = offset;
-        if at == 0 {
+        let here = self.attr(&*self.inode(ino)?);
+        if offset == 0 {
             dir.rewind().await;
         }
-        while at < FIRST {
-            // The kernel knows the parent's number itself and does not look at this one.
-            let name = if at == 0 { "." } else { ".." };
-            entries.push(DirEntry { name: name.to_owned(), attr: here, next_offset: at + 1 });
-            at += 1;
-        }
-        if let Some((first, page)) = dir.page_of(self, at - FIRST).await? {
-            for (index, entry) in
-                page.content.entries.iter().enumerate().skip((at - FIRST - first) as usize)
-            {
-                let known = dir.path.join(&entry.name).and_then(|path| self.inodes.at(&path));
-                let attr = match known {
-                    Some(inode) if inode.kind() == entry.stat.kind => self.attr(&inode),
-                    _ => self.attr_of_stat(0, &entry.stat),
-                };
-                entries.push(DirEntry {
-                    name: entry.name.clone(),
-                    attr,
-                    next_offset: first + index as u64 + 1 + FIRST,
-                });
-            }
-        }
-        Ok(DirPage { entries })
+        let page = dir.page_of(self, offset.saturating_sub(FIRST)).await?;
+        Ok(DirPage { vfs: self, path: dir.path.clone(), here, at: offset, page })
+    }
+}
+
+impl DirPage<'_> {
+    /// The entries.
+    pub fn entries(&self) -> impl Iterator<Item = DirEntry> {
+        // The kernel knows the parent's number itself and does not look at this one.
+        let own = [".", ".."].into_iter().zip(1..).skip(self.at.min(FIRST) as usize);
+        let own = own.map(|(name, next_offset)| DirEntry {
+            name: name.to_owned(),
+            attr: self.here,
+            next_offset,
+        });
+        let listed = self.page.iter().flat_map(|(first, page)| {
+            let from = self.at.max(FIRST) - FIRST - first;
+            (*first..).zip(&page.content.entries).skip(from as usize)
+        });
+        own.chain(listed.map(|(index, entry)| {
+            let known = self.path.join(&entry.name).and_then(|path| self.vfs.inodes.at(&path));
+            let attr = match known {
+                Some(inode) if inode.kind() == entry.stat.kind => self.vfs.attr(&inode),
+                _ => self.vfs.attr_of_stat(0, &entry.stat),
+            };
+            DirEntry { name: entry.name.clone(), attr, next_offset: index + 1 + FIRST }
+        }))
     }
 
-    /// Makes the kernel know the entry that ends at `next_offset`, as a lookup would, from what its
-    /// listing said. `None` for `.` and `..`.
-    pub async fn remember_entry(&self, handle: u64, next_offset: u64) -> Option<Attr> {
-        let index = next_offset.checked_sub(FIRST + 1)?;
-        let dir = self.dirs.read().get(&handle).map(Arc::clone)?;
-        let (first, page) = dir.page_of(self, index).await.ok()??;
-        let entry = &page.content.entries[(index - first) as usize];
-        let path = dir.path.join(&entry.name)?;
-        let inode = self.inodes.remember_listed(&path, entry.stat.clone(), page.listed)?;
-        Some(self.attr(&inode))
+    /// Makes the kernel know an entry, as a lookup would, from what its listing said. `None` for `.` and
+    /// `..`, and for one that may have been removed since.
+    pub fn remember(&self, entry: &DirEntry) -> Option<Attr> {
+        let index = entry.next_offset.checked_sub(FIRST + 1)?;
+        let (first, page) = self.page.as_ref()?;
+        let entry = page.content.entries.get(index.checked_sub(*first)? as usize)?;
+        let path = self.path.join(&entry.name)?;
+        let inode = self.vfs.inodes.remember_listed(&path, entry.stat.clone(), page.listed)?;
+        Some(self.vfs.attr(&inode))
     }
 }

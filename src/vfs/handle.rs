@@ -1,10 +1,12 @@
 //! Open files: opening, reading, writing, flushing, closing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
 use super::inode::Inode;
+use super::names::freeze;
 use super::{Error, Result, Vfs};
 use crate::io::fetch::Reader;
 use crate::io::file::{Blocked, File};
@@ -48,6 +50,8 @@ pub(super) struct Handle {
     pub(super) file: Arc<File>,
     reader: Reader,
     pub(super) writable: bool,
+    /// A descriptor of it was closed after something was written.
+    flushed: AtomicBool,
 }
 
 impl Vfs {
@@ -76,6 +80,9 @@ impl Vfs {
         if let Some(file) = inode.writable_file() {
             return Ok(self.add_handle(&inode, file, flags.write, true));
         }
+        // Opening it for writing gives it another version, which those who read it now must not meet.
+        let reading = inode.look(|_, file| file.filter(|_| flags.write).map(Arc::clone));
+        let _frozen = freeze(reading.as_ref()).await;
         let access = if flags.write { Access::Update } else { Access::Read };
         let opened = self.store.open(&path, access).await?;
         let (blob, writer) = match opened {
@@ -148,7 +155,8 @@ impl Vfs {
         }
         let handle = self.fresh_handle();
         let reader = file.reader();
-        let opened = Handle { inode: Arc::clone(inode), file, reader, writable };
+        let flushed = AtomicBool::new(false);
+        let opened = Handle { inode: Arc::clone(inode), file, reader, writable, flushed };
         self.handles.write().insert(handle, Arc::new(opened));
         Opened { handle, keep_cache }
     }
@@ -229,7 +237,11 @@ impl Vfs {
         if !handle.writable {
             return Ok(());
         }
-        let last = handle.inode.lock().writers == 1;
+        // Duplicates of the descriptor may be open, in a child that is about to run a program too. The first
+        // one that has something to flush is taken for the last; if it was not, the release tells.
+        let unsettled = !handle.file.is_settled();
+        let flushed = handle.flushed.fetch_or(unsettled, Ordering::Relaxed);
+        let last = !flushed && handle.inode.lock().writers == 1;
         Ok(handle.file.flush(last).await?)
     }
 

@@ -340,6 +340,13 @@ impl Inodes {
         self.tables.lock().by_ino.len()
     }
 
+    /// How many inodes there is room for without growing.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        let tables = self.tables.lock();
+        tables.by_ino.capacity().max(tables.by_path.capacity())
+    }
+
     /// Files that hold what the service has not confirmed, with their names, in the order of those.
     pub(super) fn unflushed_files(&self) -> Vec<(RemotePath, Arc<File>)> {
         let inodes: Vec<Arc<Inode>> = self.tables.lock().by_ino.values().map(Arc::clone).collect();
@@ -395,6 +402,12 @@ impl Tables {
         self.by_ino.remove(&inode.ino);
         if self.by_path.get(&path) == Some(&inode.ino) {
             self.by_path.remove(&path);
+        }
+        // Seldom, so that it costs nothing for each: after a listing of a million names, say.
+        if self.by_ino.len() < self.by_ino.capacity() / 8 {
+            let room = 2 * self.by_ino.len();
+            self.by_ino.shrink_to(room);
+            self.by_path.shrink_to(room);
         }
     }
 }

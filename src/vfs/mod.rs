@@ -10,6 +10,7 @@ mod handle;
 mod inode;
 mod keep;
 mod names;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -130,6 +131,11 @@ impl Vfs {
     /// Names, with the bytes at stake, of what is not flushed: for a message to whoever interrupts.
     pub fn unflushed(&self) -> Vec<(String, u64)> {
         self.inodes.unflushed()
+    }
+
+    /// Names that were met and cannot be shown, by why.
+    pub fn hidden(&self) -> Vec<(&'static str, u64)> {
+        self.store.hidden()
     }
 
     fn fresh_handle(&self) -> u64 {

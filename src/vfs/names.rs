@@ -154,13 +154,14 @@ impl Vfs {
             one_at_a_time.push(inode.opening.lock().await);
         }
         let open = inode.as_ref().and_then(|inode| inode.look(|_, file| file.map(Arc::clone)));
-        let file = open.as_ref().filter(|file| file.is_writable());
-        if let Some(file) = file {
+        let writing = open.as_ref().filter(|file| file.is_writable());
+        if let Some(file) = writing {
             // The service copies what it has: so it must have everything, and get nothing more under
             // the old name.
             file.flush(false).await?;
         }
-        let frozen = freeze(file).await;
+        let writing = writing.is_some();
+        let frozen = freeze(open.as_ref()).await;
         // Nor must anything written to the file that goes come down upon the one that comes.
         let lost = replaced.as_ref().and_then(|replaced| replaced.writable_file());
         let _lost_frozen = freeze(lost.as_ref()).await;
@@ -177,10 +178,10 @@ impl Vfs {
             state.set_stat(|stat| stat.version = Some(moved.to.clone()));
         }
         self.inodes.rename(inode, &to);
-        if let Some(frozen) = frozen {
-            self.follow_writing(&to, &moved, frozen).await;
-        } else if let Some(open) = open {
-            self.follow_reading(inode, &to, &moved, &open).await;
+        match (frozen, open) {
+            (Some(frozen), _) if writing => self.follow_writing(&to, &moved, frozen).await,
+            (_frozen, Some(open)) => self.follow_reading(inode, &to, &moved, &open).await,
+            (_, None) => {}
         }
         Ok(())
     }
@@ -244,8 +245,8 @@ impl Vfs {
     }
 }
 
-/// Holds back the updates of a file that is open for writing.
-async fn freeze(file: Option<&Arc<File>>) -> Option<Frozen> {
+/// Holds back what changes the blob of a file that is open, and the reads that a change of ours makes fail.
+pub(super) async fn freeze(file: Option<&Arc<File>>) -> Option<Frozen> {
     match file {
         Some(file) => Some(file.freeze().await),
         None => None,

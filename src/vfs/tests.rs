@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dir::FIRST;
 use super::{Attr, Config, Error, FileKind, OpenFlags, ROOT, Replace, Result, SetAttr, Vfs};
 use crate::io::{Config as IoConfig, Shared};
 use crate::store::memory::MemoryStore;
-use crate::store::{Access, ErrorKind, Opened, Outcome, RemotePath, Store, read_all};
+use crate::store::{Access, ErrorKind, Opened, Outcome, RemotePath, Stat, Store, read_all};
 
 const MIB: u64 = 1 << 20;
 /// Far more than anything here takes: what is not done by then hangs.
@@ -152,11 +153,11 @@ impl Tree {
         let mut names = Vec::new();
         loop {
             let page = self.vfs.readdir(dir, handle, offset).await.unwrap();
-            let Some(last) = page.entries.last() else {
-                return names;
-            };
-            offset = last.next_offset;
-            names.extend(page.entries.into_iter().map(|entry| (entry.name, entry.next_offset)));
+            names.extend(page.entries().map(|entry| (entry.name, entry.next_offset)));
+            match names.last() {
+                Some((_, last)) if *last != offset => offset = *last,
+                _ => return names,
+            }
         }
     }
 }
@@ -613,10 +614,11 @@ fn directories_are_read_from_any_offset() {
             assert_eq!(tree.names(dir, handle, *offset).await, all[index + 1..], "at {offset}");
         }
         assert!(tree.names(dir, handle, 999).await.is_empty());
-        let known = tree.vfs.remember_entry(handle, all[5].1).await.unwrap();
-        assert_eq!(known.size, 100);
-        assert_eq!(tree.lookup("dir/f3").await.unwrap().ino, known.ino);
-        assert!(tree.vfs.remember_entry(handle, all[0].1).await.is_none(), "not of .");
+        let page = tree.vfs.readdir(dir, handle, 0).await.unwrap();
+        let known: Vec<_> = page.entries().map(|entry| page.remember(&entry)).collect();
+        assert!(known[..2].iter().all(Option::is_none), "not of . and ..");
+        assert_eq!(known[3].unwrap().size, 100);
+        assert_eq!(tree.lookup("dir/f1").await.unwrap().ino, known[3].unwrap().ino);
         tree.vfs.releasedir(handle);
         assert!(matches!(tree.vfs.readdir(dir, handle, 0).await, Err(Error::BadHandle)));
     });
@@ -637,6 +639,50 @@ fn reading_a_directory_anew_shows_what_is_there_now() {
     });
 }
 
+#[test]
+fn going_back_in_a_directory_that_has_changed_loses_and_doubles_nothing() {
+    const FILES: [&str; 10] = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
+    run(async {
+        // Names come and go in every page, so that pages become longer, shorter and others.
+        for removed in [&[1][..], &[2], &[0, 1, 2], &[3, 4, 5, 9], &[1, 2, 3, 4, 5, 6, 7, 8]] {
+            for added in [&[][..], &["f0a"], &["f0a", "f0b", "f0c", "f0d"], &["f5a", "f9a"]] {
+                let tree = Tree::new();
+                for file in FILES {
+                    tree.store.put(file, b"");
+                }
+                let handle = tree.vfs.opendir(ROOT).unwrap();
+                let all = tree.names(ROOT, handle, FIRST).await;
+                for file in removed {
+                    tree.unlink(FILES[*file]).await.unwrap();
+                }
+                for file in added {
+                    tree.store.put(file, b"");
+                }
+                let stayed = |name: &str| {
+                    FILES.iter().enumerate().any(|(n, file)| *file == name && !removed.contains(&n))
+                };
+                let there: Vec<&str> = FILES.into_iter().filter(|name| stayed(name)).collect();
+                // Whether names that came or went are shown is open; the others are, once each.
+                for (_, offset) in all.iter().rev().chain(&all[..1]) {
+                    let mut names: Vec<_> = tree
+                        .names(ROOT, handle, *offset)
+                        .await
+                        .into_iter()
+                        .map(|(name, _)| name)
+                        .collect();
+                    assert!(names.is_sorted_by(|one, other| one < other), "{names:?}");
+                    names.retain(|name| stayed(name));
+                    let after = there.len() - names.len();
+                    assert_eq!(names, there[after..], "at {offset}, {removed:?} {added:?}");
+                }
+                let mut names = tree.names(ROOT, handle, FIRST).await;
+                names.retain(|(name, _)| stayed(name));
+                assert_eq!(names.len(), there.len());
+            }
+        }
+    });
+}
+
 /// A page of a listing is kept while it is read, and by then other calls may know better.
 #[test]
 fn an_old_listing_does_not_hide_what_was_written_since() {
@@ -646,14 +692,17 @@ fn an_old_listing_does_not_hide_what_was_written_since() {
         tree.store.put("a", b"short");
         tree.store.put("b", b"short");
         let handle = tree.vfs.opendir(ROOT).unwrap();
-        let all = tree.names(ROOT, handle, 2).await;
+        let page = tree.vfs.readdir(ROOT, handle, 2).await.unwrap();
+        let all: Vec<_> = page.entries().collect();
         tree.put("a", b"much longer").await;
-        tree.vfs.remember_entry(handle, all[0].1).await.unwrap();
+        page.remember(&all[0]).unwrap();
         let a = tree.vfs.inodes.at(&RemotePath::new("a").unwrap()).unwrap();
         assert_eq!(tree.vfs.getattr_now(a.ino).unwrap().size, 11);
         tree.unlink("b").await.unwrap();
-        let gone = tree.vfs.remember_entry(handle, all[1].1).await;
-        assert!(gone.is_none(), "a removed file is not shown to the kernel again");
+        assert!(
+            page.remember(&all[1]).is_none(),
+            "a removed file is not shown to the kernel again"
+        );
     });
 }
 
@@ -813,6 +862,35 @@ fn what_was_closed_is_there_for_the_next_open_anywhere() {
 }
 
 #[test]
+fn a_duplicate_that_is_closed_costs_the_room_once_at_most() {
+    run(async {
+        let tree = Tree::new();
+        let handle = tree.create("a").await.unwrap();
+        let writer = tree.vfs.handle(handle).unwrap().file.writer_handle().unwrap();
+        // A shell closes one as soon as it has redirected to the file.
+        tree.vfs.flush(handle).await.unwrap();
+        let mut all: Vec<u8> = Vec::new();
+        for round in 1..=4 {
+            // Enough to be sent before it is closed, which takes room.
+            for piece in pattern(8 * MIB, round).chunks(MIB as usize) {
+                tree.write(handle, all.len() as u64, piece).await.unwrap();
+                all.extend(piece);
+            }
+            while writer.capacity() < all.len() as u64 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tree.vfs.flush(handle).await.unwrap();
+            let len = all.len() as u64;
+            assert_eq!(writer.len(), len);
+            assert_eq!(writer.capacity() == len, round == 1, "after close {round}");
+            assert!(tree.remote("a").await.unwrap() == all);
+        }
+        tree.vfs.release(handle).await;
+        assert_eq!(writer.capacity(), all.len() as u64);
+    });
+}
+
+#[test]
 fn nothing_is_left_of_what_the_kernel_forgot() {
     run(async {
         let tree = Tree::new();
@@ -851,10 +929,13 @@ fn nothing_is_left_of_what_the_kernel_forgot() {
             tree.close(opened.handle).await.ok();
         }
         let handle = vfs.opendir(ROOT).unwrap();
-        for (_, offset) in tree.names(ROOT, handle, 0).await {
-            if let Some(attr) = vfs.remember_entry(handle, offset).await {
-                told.push(attr.ino);
-            }
+        let mut offset = 0;
+        loop {
+            let page = vfs.readdir(ROOT, handle, offset).await.unwrap();
+            let Some(last) = page.entries().last() else { break };
+            offset = last.next_offset;
+            let known = page.entries().filter_map(|entry| page.remember(&entry));
+            told.extend(known.map(|attr| attr.ino));
         }
         vfs.releasedir(handle);
         assert!(vfs.inodes.count() > 20);
@@ -862,6 +943,14 @@ fn nothing_is_left_of_what_the_kernel_forgot() {
             vfs.forget(ino, 1);
         }
         assert_eq!(vfs.inodes.count(), 1, "the root alone");
+        let path = |n| RemotePath::new(&format!("n{n}")).unwrap();
+        let many: Vec<u64> =
+            (0..5000).map(|n| vfs.inodes.remember(&path(n), Stat::directory()).ino).collect();
+        assert!(vfs.inodes.room() > 5000);
+        for ino in many {
+            vfs.forget(ino, 1);
+        }
+        assert!(vfs.inodes.room() < 50, "for {} inodes", vfs.inodes.room());
         assert!(vfs.handles.read().is_empty() && vfs.dirs.read().is_empty());
         assert_eq!(vfs.unconfirmed(), 0);
         assert!(vfs.io.unsettled().is_empty());

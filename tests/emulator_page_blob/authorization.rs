@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use blobdir::emulator::identity;
+use blobdir::emulator::page_blob::{Config, WELL_KNOWN_KEY};
+
 use crate::client::{Emulator, FOREVER, VERSION, sas, sign};
 
 #[test]
@@ -90,6 +93,77 @@ fn tokens_expire_and_are_revoked() {
     assert_eq!(ask("long").status, 200);
     e.server.revoke_tokens();
     assert_eq!(ask("long").status, 401);
+}
+
+#[test]
+fn tokens_of_the_trusted_issuer_are_checked() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let start = || runtime.block_on(identity::start(identity::Config::default())).unwrap();
+    let (trusted, stranger) = (start(), start());
+    let config = Config { issuer: Some(trusted.issuer()), ..Config::default() };
+    let e = Emulator::with(config);
+    e.container("con");
+    let ask = |token: &str| {
+        let authorization = format!("Bearer {token}");
+        let headers = [("x-ms-version", VERSION), ("authorization", &*authorization)];
+        e.raw("GET", "/con?restype=container&comp=list", &headers, b"").unwrap()
+    };
+    let storage = ["https://storage.azure.com", "https://storage.azure.com/"];
+    let good = token_of(&trusted, storage[0]);
+    assert_eq!(ask(&good).status, 200);
+    assert_eq!(ask(&token_of(&trusted, storage[1])).status, 200);
+    let without_version = [("authorization", &*format!("Bearer {good}"))];
+    let answer = e.raw("GET", "/con?restype=container&comp=list", &without_version, b"").unwrap();
+    assert_eq!(answer.error(), (400, "MissingRequiredHeader"));
+
+    let refused = |token: &str| {
+        let answer = ask(token);
+        assert_eq!(answer.error(), (401, "InvalidAuthenticationInfo"));
+        let expected = format!("login.microsoftonline.com/{}/oauth2", trusted.issuer().tenant());
+        assert!(answer.header("www-authenticate").contains(&expected));
+        answer.elements("AuthenticationErrorDetail").concat()
+    };
+    assert_eq!(
+        refused(&token_of(&trusted, "https://vault.azure.net")),
+        "Audience validation failed"
+    );
+    assert_eq!(refused(&token_of(&stranger, storage[0])), "Signature validation failed");
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{head}.{other}{}", &signature[1..]);
+    assert_eq!(refused(&forged), "Signature validation failed");
+    assert_eq!(refused("no.token"), "Malformed token");
+    e.server.advance_clock(Duration::from_secs(3601));
+    assert!(refused(&good).contains("The token is expired"));
+}
+
+/// A token for this service, as the machine is given it.
+fn token_of(server: &identity::Server, resource: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(server.addr()).unwrap();
+    let path = "/metadata/identity/oauth2/token?api-version=2018-02-01";
+    write!(
+        stream,
+        "GET {path}&resource={resource} HTTP/1.1\r\nHost: imds\r\nMetadata: true\r\n\
+         Connection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, rest) = answer.split_once("\"access_token\":\"").unwrap_or_else(|| panic!("{answer}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+#[test]
+fn an_account_key_can_be_exchanged() {
+    let e = Emulator::with_blob(512);
+    assert_eq!(e.get("/con/b", &[]).status, 200);
+    let other = "b3RoZXIga2V5";
+    e.server.set_key("devstoreaccount1", other).unwrap();
+    assert_eq!(e.get("/con/b", &[]).error(), (403, "AuthenticationFailed"));
+    assert!(e.server.set_key("devstoreaccount1", "not base64!").is_err());
+    e.server.set_key("devstoreaccount1", WELL_KNOWN_KEY).unwrap();
+    assert_eq!(e.get("/con/b", &[]).status, 200);
 }
 
 #[test]

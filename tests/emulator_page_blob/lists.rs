@@ -102,7 +102,10 @@ fn entries_say_what_is_asked_for() {
 #[test]
 fn list_requests_are_checked() {
     let e = Emulator::with_container();
-    for bad in ["maxresults=0", "maxresults=-1", "maxresults=x", "marker=what", "include=all"] {
+    let folded = "include=snapshots&delimiter=%2F";
+    for bad in
+        ["maxresults=0", "maxresults=-1", "maxresults=x", "marker=what", "include=all", folded]
+    {
         assert_eq!(list(&e, bad).status, 400, "{bad}");
     }
     assert_eq!(e.get("/none?restype=container&comp=list", &[]).error(), (404, "ContainerNotFound"));

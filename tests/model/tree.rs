@@ -161,16 +161,19 @@ impl Tree {
         let mut offset = 0;
         loop {
             let page = self.vfs.readdir(ino, handle, offset).await.map_err(errno)?;
-            let Some(last) = page.entries.last() else { break };
-            offset = last.next_offset;
-            for entry in page.entries {
-                if let Some(attr) = self.vfs.remember_entry(handle, entry.next_offset).await {
+            let before = offset;
+            for entry in page.entries() {
+                offset = entry.next_offset;
+                if let Some(attr) = page.remember(&entry) {
                     self.known.push(attr.ino);
                 }
                 if ![".", ".."].contains(&entry.name.as_str()) {
                     let twice = !names.insert(entry.name.clone());
                     assert!(!twice, "{} is listed twice", entry.name);
                 }
+            }
+            if offset == before {
+                break;
             }
         }
         self.vfs.releasedir(handle);

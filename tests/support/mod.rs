@@ -8,6 +8,7 @@
 pub(crate) mod account;
 pub(crate) mod azurite;
 mod process;
+pub(crate) mod random;
 #[cfg(feature = "emulator")]
 pub(crate) mod service;
 
@@ -61,6 +62,12 @@ pub(crate) fn cannot_mount() -> Option<&'static str> {
 pub(crate) fn not_root() -> Option<&'static str> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     (!is_root).then_some("loop devices need root")
+}
+
+/// Whether there is such a command.
+pub(crate) fn is_installed(command: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(command).is_file())
 }
 
 /// `blobdir emulator page-blob` on a free port, with its data in a directory.
@@ -164,7 +171,8 @@ impl Mount {
         // Nothing of the developer's own accounts and settings may get into a test.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
-            if text.starts_with("AZURE_") || text.starts_with("BLOBDIR_") {
+            let ours = ["AZURE_", "BLOBDIR_", "IDENTITY_", "IMDS_", "MSI_"];
+            if ours.iter().any(|start| text.starts_with(start)) {
                 command.env_remove(&name);
             }
         }
@@ -180,6 +188,13 @@ impl Mount {
             process.log()
         );
         mount
+    }
+
+    /// Kills the daemon where it stands. Its tree stays, dead, until this is dropped.
+    pub(crate) fn kill(&mut self) {
+        let process = self.process.take().expect("present until it is killed");
+        process.signal(libc::SIGKILL);
+        drop(process);
     }
 
     /// The daemon's process id.
@@ -243,16 +258,16 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let Some(mut process) = self.process.take() else {
-            return;
-        };
-        if thread::panicking() {
-            eprintln!("the daemon's log:\n{}", process.log());
+        let mut process = self.process.take();
+        if let Some(process) = &mut process {
+            if thread::panicking() {
+                eprintln!("the daemon's log:\n{}", process.log());
+            }
+            // A stopped process does not end.
+            process.signal(libc::SIGCONT);
+            process.terminate();
+            wait_until(UNMOUNT_LIMIT, || process.has_ended());
         }
-        // A stopped process does not end.
-        process.signal(libc::SIGCONT);
-        process.terminate();
-        wait_until(UNMOUNT_LIMIT, || process.has_ended());
         // Before it is killed: a killed daemon's tree would stay, and fail every later look at it.
         if is_mounted(self.path()) {
             let mut command = Command::new("umount");

@@ -24,41 +24,64 @@ const PATH: &AsciiSet =
 /// The same within a query.
 pub(super) const QUERY: &AsciiSet = &PATH.add(b'/');
 
-/// One blob's address.
+/// One blob's address, or that of one of its snapshots.
 #[derive(Clone)]
 pub(super) struct Address {
     url: Url,
+    /// The blob's container and name.
+    blob: Arc<str>,
     target: Arc<str>,
+    /// The time of the snapshot; `None` for the blob itself.
+    snapshot: Option<Arc<str>>,
 }
 
 impl Address {
-    /// The address of a blob at an endpoint, with a signature to append or without.
+    /// The address of a blob at an endpoint.
     ///
     /// Errors: `BadName` for names that the service does not take.
-    pub(super) fn new(
-        endpoint: &str,
-        container: &str,
-        name: &str,
-        sas: Option<&str>,
-    ) -> Result<Address> {
+    pub(super) fn new(endpoint: &str, container: &str, name: &str) -> Result<Address> {
         let target: Arc<str> = format!("{container}/{name}").into();
         let bad = |why: String| Error::new(ErrorKind::BadName, "name", &target, why);
         check_name(name).map_err(bad)?;
         let mut text = format!("{endpoint}/{container}/");
         let _ = write!(text, "{}", utf8_percent_encode(name, PATH));
-        if let Some(sas) = sas {
-            let _ = write!(text, "?{sas}");
-        }
         let url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
-        Ok(Address { url, target })
+        Ok(Address { url, blob: Arc::clone(&target), target, snapshot: None })
     }
 
-    /// The blob's URL, which may hold a signature.
+    /// The address of this blob's snapshot of a time.
+    pub(super) fn at_snapshot(&self, time: &str) -> Address {
+        let mut url = self.url.clone();
+        url.set_query(Some(&format!("snapshot={}", utf8_percent_encode(time, QUERY))));
+        let blob = Arc::clone(&self.blob);
+        let target = format!("{blob} of {time}").into();
+        Address { url, blob, target, snapshot: Some(time.into()) }
+    }
+
+    /// The time of the snapshot; `None` for the blob itself.
+    pub(super) fn snapshot(&self) -> Option<&str> {
+        self.snapshot.as_deref()
+    }
+
+    /// Container and name of the blob, `container/name`.
+    pub(super) fn blob(&self) -> &str {
+        &self.blob
+    }
+
+    /// `pairs` of a query, and what chooses the snapshot, if it is one.
+    pub(super) fn query(&self, pairs: &str) -> String {
+        match &self.snapshot {
+            Some(time) => format!("{pairs}&snapshot={}", utf8_percent_encode(time, QUERY)),
+            None => pairs.to_owned(),
+        }
+    }
+
+    /// The URL of the blob, or of its snapshot.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The blob's name as it may be shown.
+    /// The name as it may be shown.
     pub(super) fn target(&self) -> &Arc<str> {
         &self.target
     }
@@ -69,7 +92,7 @@ impl Address {
     }
 }
 
-/// Shows the name alone: the URL may hold a signature.
+/// Shows the name alone, which says as much as the URL.
 impl std::fmt::Debug for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Address({})", self.target)

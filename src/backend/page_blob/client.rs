@@ -13,8 +13,9 @@ use percent_encoding::utf8_percent_encode;
 use url::Url;
 
 use super::address::{Address, Condition, Fence, QUERY, X_MS_LEASE_ID, etag_value};
-use super::auth::SharedKey;
-use super::copy_source::Source;
+use super::copy_source::{self, Source};
+use super::encryption::Encryption;
+use super::in_force::InForce;
 use super::verify::Verifier;
 use super::wire::{self, BlobPage, ContainerPage, Properties, RangePage};
 use crate::client::{Client, Effect, Pin, Reply, Request};
@@ -54,49 +55,42 @@ pub(super) struct Rest {
     pub(super) http: Client,
     /// Where containers are, without a slash at the end.
     endpoint: String,
-    /// The signature to append to every query; kept out of `Debug` by its type.
-    sas: Sas,
+    /// What sources of copies are opened with.
+    credential: Arc<InForce>,
     pub(super) verifier: Arc<Verifier>,
+    pub(super) encryption: Encryption,
     /// The most attempts of one operation.
     pub(super) attempts: u32,
     /// Every call of the port ends within this time, however many operations it takes.
     pub(super) timeout: Duration,
-    /// The account's key, with which the service is let at sources of copies.
-    pub(super) key: Option<SharedKey>,
-}
-
-/// A query to append, shown by nobody.
-#[derive(Clone)]
-struct Sas(Option<Arc<str>>);
-
-impl std::fmt::Debug for Sas {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Sas" } else { "None" })
-    }
 }
 
 impl Rest {
-    /// How the service may read a blob of ours as the source of a copy.
+    /// How the service may read a blob of ours as the source of a copy; not if a key of ours encrypts it, which
+    /// no source is told.
     pub(super) fn authorize_source(&self, at: &Address, etag: Option<&str>) -> Option<Source> {
-        Source::new(at, etag, self.key.as_ref())
+        match self.encryption {
+            Encryption::Key(_) => None,
+            _ => Source::new(at, etag, Arc::clone(&self.credential)),
+        }
     }
 
     /// Operations through `http` at `endpoint`.
     pub(super) fn new(
         http: Client,
         endpoint: &str,
-        sas: Option<Arc<str>>,
+        credential: Arc<InForce>,
         verifier: Arc<Verifier>,
         timeout: Duration,
     ) -> Rest {
         Rest {
             http,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            sas: Sas(sas),
+            credential,
             verifier,
+            encryption: Encryption::default(),
             attempts: u32::MAX,
             timeout,
-            key: None,
         }
     }
 
@@ -126,7 +120,7 @@ impl Rest {
     ///
     /// Errors: `BadName` for names that the service does not take.
     pub(super) fn address(&self, container: &str, name: &str) -> Result<Address> {
-        Address::new(&self.endpoint, container, name, self.sas.0.as_deref())
+        Address::new(&self.endpoint, container, name)
     }
 
     /// A request for a blob, without its query.
@@ -148,18 +142,25 @@ impl Rest {
         request
     }
 
-    /// Puts `pairs` before the signature of the request's query.
+    /// Makes `pairs` the request's query; a signature comes behind it when it is sent.
     pub(super) fn query(&self, request: &mut Request, pairs: &str) {
-        match &self.sas.0 {
-            Some(sas) => request.url.set_query(Some(&format!("{pairs}&{sas}"))),
-            None => request.url.set_query(Some(pairs)),
-        }
+        request.url.set_query(Some(pairs));
     }
 
     /// List Blobs.
     pub(super) async fn list(&self, container: &str, listing: &Listing<'_>) -> Result<BlobPage> {
-        let mut query =
-            format!("restype=container&comp=list&include=metadata&maxresults={}", listing.max);
+        self.list_including("metadata", container, listing).await
+    }
+
+    /// List Blobs with what `include` says, as it stands in a query.
+    pub(super) async fn list_including(
+        &self,
+        include: &str,
+        container: &str,
+        listing: &Listing<'_>,
+    ) -> Result<BlobPage> {
+        let max = listing.max;
+        let mut query = format!("restype=container&comp=list&include={include}&maxresults={max}");
         let mut add = |name: &str, value: &str| {
             let _ = write!(query, "&{name}={}", utf8_percent_encode(value, QUERY));
         };
@@ -220,6 +221,7 @@ impl Rest {
         lease: Option<HeaderValue>,
     ) -> Result<(Properties, HeaderMap)> {
         let mut request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        self.encryption.of_read(&mut request.headers);
         put_lease(&mut request.headers, lease);
         let reply = self.http.call(&request).await?;
         let properties = wire::parse_head(&reply.headers)
@@ -240,7 +242,8 @@ impl Rest {
             let ask = self.verifier.ask();
             let longest = self.verifier.longest_read();
             let mut request = self.at("Get Blob", at, Method::GET, Effect::Read);
-            request.headers.reserve(9);
+            request.headers.reserve(12);
+            self.encryption.of_read(&mut request.headers);
             if let Some(etag) = pin.etag {
                 request.headers.insert(IF_MATCH, etag.clone());
             }
@@ -270,7 +273,7 @@ impl Rest {
     ) -> Result<RangePage> {
         let mut request = self.at("Get Page Ranges", at, Method::GET, Effect::Read);
         request.attempts = attempts;
-        let mut query = "comp=pagelist".to_owned();
+        let mut query = at.query("comp=pagelist");
         if let Some(marker) = marker {
             let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
         }
@@ -309,7 +312,7 @@ impl Rest {
         // The page of the operation leaves it out, but the service asks for it.
         headers.insert(X_MS_PAGE_WRITE, HeaderValue::from_static("update"));
         headers.insert(X_MS_SOURCE_RANGE, range_value(range));
-        source.put(headers);
+        source.put(headers, at);
         request
     }
 
@@ -324,6 +327,7 @@ impl Rest {
         let mut request = self.at(op, at, Method::PUT, Effect::Update);
         self.query(&mut request, "comp=page");
         request.headers.insert(X_MS_RANGE, range_value(range));
+        self.encryption.of_write(&mut request.headers);
         // What they mean depends on what the writer knows.
         request.expected = &[ErrorKind::Fenced, ErrorKind::Busy];
         request
@@ -336,12 +340,16 @@ impl Rest {
         fence: &Fence,
     ) -> Result<Arc<str>> {
         fence.put(&mut request.headers);
-        let sent = self.http.call(request).await;
-        if sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unsupported) {
-            // Whoever sends it again, as who does not know its outcome does, sends it without.
-            self.verifier.give_up_updates(&mut request.headers);
+        match self.http.call(request).await {
+            // It was the checksum that the service does not know: without it the request can be sent again.
+            Err(error)
+                if error.kind() == ErrorKind::Unsupported
+                    && self.verifier.give_up_updates(&mut request.headers) =>
+            {
+                Err(error.with_kind(ErrorKind::Unavailable))
+            }
+            answer => etag_of(request, &answer?),
         }
-        etag_of(request, &sent?)
     }
 
     /// Set Blob Properties: the size. Gives the new ETag.
@@ -355,6 +363,7 @@ impl Rest {
         let mut request = self.at("Set Blob Properties", at, Method::PUT, condition.effect());
         self.query(&mut request, "comp=properties");
         request.headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from(size));
+        self.encryption.of_write(&mut request.headers);
         condition.put(&mut request.headers);
         fence.put(&mut request.headers);
         request.expected = &[ErrorKind::Stale];
@@ -374,17 +383,19 @@ impl Rest {
         for (name, value) in metadata {
             request.headers.insert(name.clone(), value.clone());
         }
+        self.encryption.of_write(&mut request.headers);
         condition.put(&mut request.headers);
         fence.put(&mut request.headers);
         request.expected = &[ErrorKind::Stale];
         etag_of(&request, &self.http.call(&request).await?)
     }
 
-    /// Put Blob: an empty page blob with sequence number `sequence`. Gives its ETag.
+    /// Put Blob: an empty page blob with sequence number `sequence` and this metadata. Gives its ETag.
     pub(super) async fn create_page_blob(
         &self,
         at: &Address,
         sequence: u64,
+        metadata: &[(HeaderName, HeaderValue)],
         condition: &Condition,
         lease: Option<HeaderValue>,
     ) -> Result<Arc<str>> {
@@ -393,6 +404,8 @@ impl Rest {
         headers.insert(X_MS_BLOB_TYPE, HeaderValue::from_static("PageBlob"));
         headers.insert(X_MS_BLOB_CONTENT_LENGTH, HeaderValue::from_static("0"));
         headers.insert(X_MS_BLOB_SEQUENCE_NUMBER, HeaderValue::from(sequence));
+        headers.extend(metadata.iter().cloned());
+        self.encryption.of_write(headers);
         condition.put(headers);
         put_lease(headers, lease);
         request.expected = &[ErrorKind::AlreadyExists, ErrorKind::Stale];
@@ -409,6 +422,7 @@ impl Rest {
             HeaderName::from_static("x-ms-meta-hdi_isfolder"),
             HeaderValue::from_static("true"),
         );
+        self.encryption.of_write(headers);
         condition.put(headers);
         request.expected = &[ErrorKind::AlreadyExists];
         self.http.call(&request).await.map(drop)
@@ -424,6 +438,8 @@ impl Rest {
         let mut request = self.at("Delete Blob", at, Method::DELETE, condition.effect());
         condition.put(&mut request.headers);
         put_lease(&mut request.headers, lease);
+        // Who asks looks why: a lease, or snapshots.
+        request.expected = &[ErrorKind::Busy];
         match self.http.call(&request).await {
             Ok(_) => Ok(()),
             // An earlier attempt of this very request may have done it.
@@ -446,7 +462,8 @@ impl Rest {
         lease: Option<HeaderValue>,
     ) -> Result<Copy> {
         let mut request = self.at("Copy Blob", to, Method::PUT, condition.effect());
-        let mut url = HeaderValue::from_str(source.url().as_str()).map_err(|_| {
+        let url = copy_source::in_one_account(source.url(), &self.credential.get().credential);
+        let mut url = HeaderValue::from_str(url.as_str()).map_err(|_| {
             Error::new(
                 ErrorKind::BadName,
                 "Copy Blob",
@@ -454,7 +471,7 @@ impl Rest {
                 "its URL cannot be sent in a header",
             )
         })?;
-        // It may hold the signature.
+        // It may hold a signature.
         url.set_sensitive(true);
         request.headers.insert(X_MS_COPY_SOURCE, url);
         request.headers.insert(X_MS_SOURCE_IF_MATCH, etag_value(etag));
@@ -467,7 +484,8 @@ impl Rest {
 
     /// Get Blob Properties of the target of a copy.
     pub(super) async fn copy_state(&self, at: &Address) -> Result<Copy> {
-        let request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        let mut request = self.at("Get Blob Properties", at, Method::HEAD, Effect::Read);
+        self.encryption.of_read(&mut request.headers);
         Ok(Copy::of(&self.http.call(&request).await?.headers))
     }
 
@@ -529,7 +547,7 @@ pub(super) fn corrupt(op: &'static str, target: &str, why: &str) -> Error {
 }
 
 /// `bytes=FIRST-LAST`
-fn range_value(range: &Range<u64>) -> HeaderValue {
+pub(super) fn range_value(range: &Range<u64>) -> HeaderValue {
     let text = format!("bytes={}-{}", range.start, range.end - 1);
     HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits are a header value")
 }

@@ -4,6 +4,7 @@
 //! a secret.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -11,12 +12,15 @@ use url::{Host, Url};
 
 use super::auth::Credential;
 use super::credentials::{
-    ACCOUNT, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT, check_sas,
-    find_credential, read_credentials,
+    ACCOUNT, Auth, CONNECTION_STRING, ConnectionString, EMULATOR_ACCOUNT, EMULATOR_ENDPOINT,
+    Wanted, check_sas, read_secret, wrong_file,
 };
+use super::encryption::{self, CustomerKey, Encryption};
+use super::in_force::{CredentialsFile, Seen};
 use super::lease::{SECONDS, Terms};
 use super::verify::Verify;
 use crate::backend::{ConfigError, OptionSpec, SourceRequest};
+use crate::client::identity::Platform;
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -27,6 +31,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         value: Some("FILE"),
         default: None,
         help: "read NAME=value lines with the names of the environment variables from FILE, which nobody else may read",
+    },
+    OptionSpec {
+        name: "auth",
+        value: Some("HOW"),
+        default: Some("the first that is there"),
+        help: "use this credential and no other: key, sas, entra, client_secret, client_certificate, workload_identity, managed_identity, azure_cli",
     },
     OptionSpec {
         name: "anonymous",
@@ -58,6 +68,24 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         default: Some("crc64"),
         help: "send and ask for checksums of what is on its way: crc64, md5 or off",
     },
+    OptionSpec {
+        name: "show_snapshots",
+        value: None,
+        default: None,
+        help: "list the directory .snapshots, which is there in any case",
+    },
+    OptionSpec {
+        name: "cpk",
+        value: Some("FILE"),
+        default: None,
+        help: "encrypt blobs with the key in FILE, base64 of 32 bytes, which is sent along and which nobody else may read",
+    },
+    OptionSpec {
+        name: "encryption_scope",
+        value: Some("NAME"),
+        default: None,
+        help: "encrypt blobs that are written under this scope of the account",
+    },
 ];
 
 /// The default of `-o connections`: enough to fill a gigabit link to a region 10 ms away, at 60 MiB/s
@@ -80,6 +108,8 @@ pub(super) struct Config {
     pub(super) path: String,
     /// Who we are.
     pub(super) credential: Credential,
+    /// Where the credential came from, if it may change there.
+    pub(super) file: Option<Arc<CredentialsFile>>,
     /// The source without secrets.
     pub(super) label: String,
     /// The most requests under way at once.
@@ -90,8 +120,12 @@ pub(super) struct Config {
     pub(super) lease: Terms,
     /// The checksum of what is on its way.
     pub(super) verify: Verify,
+    /// How blobs are encrypted.
+    pub(super) encryption: Encryption,
     /// Where the host keeps what makes it one writer; `None` if nothing is to be written.
     pub(super) state_dir: Option<PathBuf>,
+    /// Listings show the directory of snapshots.
+    pub(super) show_snapshots: bool,
 }
 
 /// A message as an error.
@@ -103,17 +137,11 @@ impl Config {
     /// Makes sense of a request.
     pub(super) fn parse(request: &SourceRequest<'_>) -> Result<Config> {
         let option = |name: &str| request.options.get(name).and_then(|value| value.as_deref());
-        let file = option("credentials").map(read_credentials).transpose()?;
-        let lookup = |name: &str| {
-            match &file {
-                Some(values) => values.get(name).cloned(),
-                None => (request.env)(name),
-            }
-            .filter(|value| !value.is_empty())
-        };
-        let from = match &file {
-            Some(_) => "the credentials file",
-            None => "the environment",
+        let file = option("credentials").map(Seen::read).transpose()?;
+        let env = |name: &str| (request.env)(name).filter(|value| !value.is_empty());
+        let lookup = |name: &str| match &file {
+            Some(seen) => seen.get(name),
+            None => env(name),
         };
         let anonymous = request.options.contains_key("anonymous");
         // A source that brings its own authorization is not to be disturbed by the environment.
@@ -146,16 +174,30 @@ impl Config {
             .clone()
             .or_else(|| known.as_ref().and_then(|known| known.account.clone()))
             .or_else(|| lookup(ACCOUNT));
-        let credential = if anonymous {
-            Credential::Anonymous
-        } else if let Some(sas) = &place.sas {
-            Credential::Sas(check_sas(sas, "the source")?)
-        } else {
-            match known {
-                Some(known) => known.credential(account.as_deref(), from)?,
-                None => None,
+        let auth = option("auth").map(Auth::parse).transpose()?;
+        let given = match &place.sas {
+            Some(sas) => Some(Credential::Sas(check_sas(sas, "the source")?)),
+            None => anonymous.then_some(Credential::Anonymous),
+        };
+        if given.is_some() && auth.is_some() {
+            return error("-o auth: the source or -o anonymous says already how; drop the option");
+        }
+        let wanted = Wanted {
+            account: account.clone(),
+            auth,
+            endpoint: place.endpoint.clone(),
+            file: option("credentials").map(str::to_owned),
+            platform: Platform::read(request.env),
+        };
+        let (credential, file) = match (given, file) {
+            (Some(credential), _) => (credential, None),
+            (None, None) => (wanted.choose(&env)?, None),
+            (None, Some(seen)) => {
+                let path = option("credentials").unwrap_or_default();
+                let find = move |seen: &Seen| wanted.choose(&|name| seen.get(name));
+                let (file, credential) = CredentialsFile::new(path, seen, Box::new(find))?;
+                (credential, Some(file))
             }
-            .map_or_else(|| find_credential(account.as_deref(), &lookup, from), Ok)?
         };
         let connections = match option("connections") {
             None => CONNECTIONS,
@@ -186,19 +228,53 @@ impl Config {
                 return error(format!("-o verify={text}: write crc64, md5 or off"));
             }
         };
+        let encryption =
+            read_encryption(option("cpk"), option("encryption_scope"), &place.endpoint)?;
         Ok(Config {
             endpoint: place.endpoint,
             account: account.unwrap_or_else(|| "(unknown)".to_owned()),
             container: place.container,
             path: place.path,
             credential,
+            file,
             label: place.label,
             connections,
             timeout: request.timeout,
             lease,
             verify,
+            encryption,
             state_dir: request.state_dir.map(Path::to_owned),
+            show_snapshots: request.options.contains_key("show_snapshots"),
         })
+    }
+}
+
+/// Reads the key, or checks the name of the scope.
+fn read_encryption(
+    key_file: Option<&str>,
+    scope: Option<&str>,
+    endpoint: &str,
+) -> Result<Encryption> {
+    match (key_file, scope) {
+        (None, None) => Ok(Encryption::Default),
+        (Some(_), Some(_)) => {
+            error("-o cpk and -o encryption_scope are both given; the service takes one of them")
+        }
+        (None, Some(name)) => encryption::scope(name).map(Encryption::Scope).ok_or_else(|| {
+            ConfigError(format!(
+                "-o encryption_scope={name}: a scope's name has 3 to 63 letters, digits and hyphens"
+            ))
+        }),
+        (Some(_), None) if !endpoint.starts_with("https://") => {
+            error(format!("-o cpk: a key is sent over HTTPS alone, and the endpoint is {endpoint}"))
+        }
+        (Some(path), None) => {
+            let text = read_secret("cpk", path)?;
+            let why =
+                "it does not hold the base64 of 32 bytes; make one with openssl rand -base64 32";
+            let key = CustomerKey::new(&text).ok_or_else(|| wrong_file("cpk", path, &why))?;
+            Ok(Encryption::Key(key))
+        }
     }
 }
 

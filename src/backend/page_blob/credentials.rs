@@ -1,4 +1,5 @@
-//! Where credentials come from: a connection string, single variables, or a file of them.
+//! Where credentials come from: a connection string, single variables, or a file of them; and which one is
+//! taken where there are several.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,9 +9,12 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::auth::{Credential, SharedKey};
+use super::auth::Credential;
 use super::config::{Result, account_of_host, error, is_path_style};
+use super::entra;
+use super::shared_key::SharedKey;
 use crate::backend::ConfigError;
+use crate::client::identity::{Kind, Platform, Settings};
 
 pub(super) const CONNECTION_STRING: &str = "AZURE_STORAGE_CONNECTION_STRING";
 pub(super) const ACCOUNT: &str = "AZURE_STORAGE_ACCOUNT";
@@ -35,17 +39,111 @@ pub(super) fn check_sas(text: &str, from: &str) -> Result<Arc<str>> {
     Ok(Arc::from(text))
 }
 
-/// A credential by the other variables.
-pub(super) fn find_credential(
-    account: Option<&str>,
-    lookup: &dyn Fn(&str) -> Option<String>,
-    from: &str,
-) -> Result<Credential> {
-    if let Some(key) = lookup(KEY) {
-        let Some(account) = account else {
+/// What `-o auth=` asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Auth {
+    /// An account key.
+    Key,
+    /// A shared access signature.
+    Sas,
+    /// An Entra identity, the first that is there.
+    Entra,
+    /// This Entra identity.
+    Identity(Kind),
+}
+
+impl Auth {
+    /// Reads a word of `-o auth=`.
+    pub(super) fn parse(word: &str) -> Result<Auth> {
+        let known = [("key", Auth::Key), ("sas", Auth::Sas), ("entra", Auth::Entra)];
+        let identities = Kind::ALL.map(|kind| (kind.word(), Auth::Identity(kind)));
+        let all = || known.iter().chain(&identities);
+        match all().find(|(name, _)| *name == word) {
+            Some((_, auth)) => Ok(*auth),
+            None => {
+                let names: Vec<&str> = all().map(|(name, _)| *name).collect();
+                error(format!("-o auth={word}: write one of {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+/// All that decides about the credential but the values of variables, which may change.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// The account, where the source or a variable names it.
+    pub(super) account: Option<String>,
+    /// What the user asks for.
+    pub(super) auth: Option<Auth>,
+    /// The service's URL.
+    pub(super) endpoint: String,
+    /// The values are those of a file; its path.
+    pub(super) file: Option<String>,
+    /// What the machine says of itself.
+    pub(super) platform: Platform,
+}
+
+impl Wanted {
+    /// The credential that the variables give.
+    ///
+    /// Errors: there is none, it is damaged or of another account.
+    pub(super) fn choose(&self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Credential> {
+        let settings = || Settings::read(lookup, self.platform.clone());
+        let is = |auth| self.auth.is_none_or(|wanted| wanted == auth);
+        match self.auth {
+            Some(Auth::Identity(kind)) => return entra::of_kind(kind, &settings(), &self.endpoint),
+            Some(Auth::Entra) => {
+                let hint = "no Entra identity is here".to_owned();
+                return entra::in_usual_order(&settings(), &self.endpoint, hint);
+            }
+            None | Some(Auth::Key | Auth::Sas) => {}
+        }
+        let account = self.account.as_deref();
+        if let Some(text) = lookup(CONNECTION_STRING)
+            && let Some(found) =
+                ConnectionString::parse(&text)?.credential(account, self.from(), is(Auth::Key))?
+            && is(match found {
+                Credential::SharedKey(_) => Auth::Key,
+                _ => Auth::Sas,
+            })
+        {
+            return Ok(found);
+        }
+        if is(Auth::Key)
+            && let Some(key) = lookup(KEY)
+        {
+            return self.key(&key, lookup(ACCOUNT));
+        }
+        if is(Auth::Sas)
+            && let Some(sas) = lookup(SAS_TOKEN)
+        {
+            return Ok(Credential::Sas(check_sas(&sas, SAS_TOKEN)?));
+        }
+        if is(Auth::Key) && account == Some(EMULATOR_ACCOUNT) {
+            return shared_key(EMULATOR_ACCOUNT, EMULATOR_KEY, "the emulators' account");
+        }
+        let hint = self.hint();
+        // What a file does not name is not looked for elsewhere.
+        let settings = settings();
+        let is_possible = self.auth.is_none()
+            && entra::may_go_to(&self.endpoint)
+            && (self.file.is_none() || settings.names_an_application());
+        if !is_possible {
+            return error(hint);
+        }
+        let hint = format!("{hint}; and no Entra identity is here");
+        entra::in_usual_order(&settings, &self.endpoint, hint)
+    }
+
+    fn from(&self) -> &'static str {
+        if self.file.is_some() { "the credentials file" } else { "the environment" }
+    }
+
+    fn key(&self, key: &str, theirs: Option<String>) -> Result<Credential> {
+        let Some(account) = self.account.as_deref() else {
             return error(format!("{KEY} is given, but not for which account; set {ACCOUNT}"));
         };
-        if let Some(theirs) = lookup(ACCOUNT)
+        if let Some(theirs) = theirs
             && theirs != account
         {
             return error(format!(
@@ -53,19 +151,19 @@ pub(super) fn find_credential(
                  give the key of {account}"
             ));
         }
-        return shared_key(account, &key, &format!("{KEY} in {from}"));
+        shared_key(account, key, &format!("{KEY} in {}", self.from()))
     }
-    if let Some(sas) = lookup(SAS_TOKEN) {
-        return Ok(Credential::Sas(check_sas(&sas, SAS_TOKEN)?));
+
+    /// That there is nothing, and what to do.
+    fn hint(&self) -> String {
+        format!(
+            "no credential for account {} in {}: set {CONNECTION_STRING}, or {KEY}, or {SAS_TOKEN}, or the \
+             variables of an Entra identity; or name a file that holds one by -o credentials=FILE; or give \
+             -o anonymous for a public container",
+            self.account.as_deref().unwrap_or("(unknown)"),
+            self.from()
+        )
     }
-    if account == Some(EMULATOR_ACCOUNT) {
-        return shared_key(EMULATOR_ACCOUNT, EMULATOR_KEY, "the emulators' account");
-    }
-    error(format!(
-        "no credential for account {} in {from}: set {CONNECTION_STRING}, or {KEY}, or {SAS_TOKEN}; \
-         or name a file that holds one by -o credentials=FILE; or give -o anonymous for a public container",
-        account.unwrap_or("(unknown)")
-    ))
 }
 
 fn shared_key(account: &str, key: &str, what: &str) -> Result<Credential> {
@@ -164,11 +262,12 @@ impl ConnectionString {
         }
     }
 
-    /// Its credential, which must be for `account`; `None` if it has none.
+    /// Its credential, which must be for `account`: its key if that will do. `None` if it has none.
     pub(super) fn credential(
         self,
         account: Option<&str>,
         from: &str,
+        by_key: bool,
     ) -> Result<Option<Credential>> {
         if let (Some(wanted), Some(theirs)) = (account, &self.account)
             && wanted != theirs
@@ -179,7 +278,7 @@ impl ConnectionString {
             ));
         }
         match (self.account.as_deref().or(account), self.key, self.sas) {
-            (Some(account), Some(key), _) => {
+            (Some(account), Some(key), _) if by_key => {
                 let what = format!("AccountKey of {CONNECTION_STRING} in {from}");
                 shared_key(account, &key, &what).map(Some)
             }
@@ -189,14 +288,12 @@ impl ConnectionString {
     }
 }
 
-/// The longest credentials file, in bytes: a few lines.
+/// The longest file of secrets, in bytes: a few lines.
 const LONGEST_FILE: u64 = 64 << 10;
 
-/// Reads `NAME=value` lines. Empty lines and lines that begin with `#` count for nothing; quotes
-/// around a value are taken off.
-pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
-    let whats_wrong =
-        |why: &dyn std::fmt::Display| ConfigError(format!("-o credentials={path}: {why}"));
+/// The text of a file that was named by an option, and that nobody else may read.
+pub(super) fn read_secret(option: &str, path: &str) -> Result<String> {
+    let whats_wrong = |why: &dyn std::fmt::Display| wrong_file(option, path, why);
     let mut file = File::open(path).map_err(|why| whats_wrong(&why))?;
     let meta = file.metadata().map_err(|why| whats_wrong(&why))?;
     if !meta.is_file() {
@@ -210,6 +307,19 @@ pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
     }
     let mut text = String::new();
     file.by_ref().take(LONGEST_FILE).read_to_string(&mut text).map_err(|why| whats_wrong(&why))?;
+    Ok(text)
+}
+
+/// What is wrong with a file that was named by an option.
+pub(super) fn wrong_file(option: &str, path: &str, why: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError(format!("-o {option}={path}: {why}"))
+}
+
+/// Reads `NAME=value` lines. Empty lines and lines that begin with `#` count for nothing; quotes
+/// around a value are taken off.
+pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
+    let whats_wrong = |why: &dyn std::fmt::Display| wrong_file("credentials", path, why);
+    let text = read_secret("credentials", path)?;
     let mut values = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -221,10 +331,12 @@ pub(super) fn read_credentials(path: &str) -> Result<BTreeMap<String, String>> {
             return Err(whats_wrong(&format!("line {} is not NAME=value", number + 1)));
         };
         let (name, value) = (name.trim(), value.trim());
-        if ![CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN].contains(&name) {
+        let of_storage = [CONNECTION_STRING, ACCOUNT, KEY, SAS_TOKEN];
+        if !of_storage.iter().chain(&Settings::NAMES).any(|known| *known == name) {
             return Err(whats_wrong(&format!(
-                "line {} is for none of {CONNECTION_STRING}, {ACCOUNT}, {KEY}, {SAS_TOKEN}",
-                number + 1
+                "line {} is for none of {}, nor of an Entra application",
+                number + 1,
+                of_storage.join(", ")
             )));
         }
         let bare = ['"', '\'']

@@ -16,6 +16,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::HeaderValue;
 use parking_lot::Mutex;
@@ -118,7 +119,7 @@ impl UpdatableBlob {
                 let mut state = self.state.lock();
                 check_update(request.op, &self.at, range, state.extent.size)?;
                 let admission = match &hold {
-                    Some(hold) if !hold.is_fresh() => Admission::RaiseFirst,
+                    Some(hold) if !self.is_ours(hold) => Admission::RaiseFirst,
                     _ => state.epoch.admit(),
                 };
                 (admission, state.etags.start())
@@ -134,10 +135,8 @@ impl UpdatableBlob {
                 Admission::Fenced => return Err(self.fence_for_good(self.taken_over())),
             };
             let flight = InFlight { blob: self, epoch, told: false };
-            let fence = Fence {
-                lease: hold.map(|hold| hold.id().clone()),
-                sequence_below: Some(epoch + 1),
-            };
+            let fence =
+                Fence { lease: hold.and_then(|hold| hold.id()), sequence_below: Some(epoch + 1) };
             let error = match self.rest.send_update(request, &fence).await {
                 Ok(etag) => {
                     flight.ended(End::Known);
@@ -161,6 +160,8 @@ impl UpdatableBlob {
                 }
                 Next::Done => return Err(removed(error)),
                 Next::Fenced => return Err(self.fence_for_good(self.taken_over())),
+                // The service will never do it; before anything else is sent, the epoch is raised.
+                Next::Again if error.kind() == ErrorKind::Unsupported => return Err(error),
                 Next::Again => {
                     if how == End::Unknown {
                         if unanswered > 0 {
@@ -226,7 +227,7 @@ impl UpdatableBlob {
     /// if the blob is as we left it.
     async fn confirm_lease(&self) -> Result<()> {
         let Some(hold) = self.hold()? else { return Ok(()) };
-        if hold.is_fresh() {
+        if self.is_ours(&hold) {
             return Ok(());
         }
         let taking = match hold.confirm().await {
@@ -237,6 +238,14 @@ impl UpdatableBlob {
             }
             Err(error) => return Err(error),
         };
+        {
+            // Nothing is written to an empty blob before there is room, which is made in this version.
+            let state = self.state.lock();
+            if state.extent.size == 0 && state.etags.certain().is_some() {
+                hold.accept(taking);
+                return Ok(());
+            }
+        }
         let (found, _) = self.rest.head(&self.at).await.map_err(removed)?;
         let untouched = {
             let state = self.state.lock();
@@ -290,7 +299,7 @@ impl UpdatableBlob {
     ///
     /// Errors: it was closed.
     pub(super) fn fence(&self, sequence_below: Option<u64>) -> Result<Fence> {
-        let lease: Option<HeaderValue> = self.hold()?.map(|hold| hold.id().clone());
+        let lease: Option<HeaderValue> = self.hold()?.and_then(|hold| hold.id());
         Ok(Fence { lease, sequence_below })
     }
 
@@ -302,6 +311,11 @@ impl UpdatableBlob {
             return Err(Error::new(ErrorKind::Fenced, "write", self.at.target(), why));
         }
         Ok(hold)
+    }
+
+    /// Whether something may be sent without asking for the lease.
+    fn is_ours(&self, hold: &Hold) -> bool {
+        hold.is_fresh() || hold.may_wait() && self.closing.load(Ordering::Acquire) > 0
     }
 
     /// The service has refused something as if the lease were not ours.

@@ -8,7 +8,7 @@ use super::wire;
 use crate::client::{Again, Answer, Verdict, judge as by_status};
 use crate::store::ErrorKind;
 
-use Again::{Later, Never};
+use Again::{Later, Never, Renewed};
 
 /// What a code means, whether sending again can help, and what to do; an empty text leaves the words to
 /// the service.
@@ -84,7 +84,39 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         "SnapshotsPresent",
         ErrorKind::Busy,
         Never,
-        "it has snapshots, which would be destroyed with it; delete them first",
+        "it has snapshots, which would be destroyed with it; delete them first, in .snapshots",
+    ),
+    (
+        "SnapshotCountExceeded",
+        ErrorKind::Quota,
+        Never,
+        "it has as many snapshots as the account allows; delete old ones",
+    ),
+    // The service's own spelling.
+    (
+        "SnaphotOperationRateExceeded",
+        ErrorKind::Busy,
+        Never,
+        "the account allows a snapshot of a blob every ten minutes only",
+    ),
+    ("PreviousSnapshotNotFound", ErrorKind::NotFound, Never, "there is no such snapshot"),
+    (
+        "PreviousSnapshotCannotBeNewer",
+        ErrorKind::InvalidRange,
+        Never,
+        "the first is newer than the second; give the older one first",
+    ),
+    (
+        "PreviousSnapshotOperationNotSupported",
+        ErrorKind::Unsupported,
+        Never,
+        "the service cannot compare this snapshot",
+    ),
+    (
+        "BlobOverwritten",
+        ErrorKind::Unsupported,
+        Never,
+        "the blob was replaced as a whole since that snapshot, and the service cannot compare them",
     ),
     ("PendingCopyOperation", ErrorKind::Busy, Never, "a copy onto it is under way"),
     ("SystemInUse", ErrorKind::Busy, Never, "the service itself uses it"),
@@ -118,7 +150,19 @@ const CODES: &[(&str, ErrorKind, Again, &str)] = &[
         "BlobUsesCustomerSpecifiedEncryption",
         ErrorKind::PermissionDenied,
         Never,
-        "it is encrypted with a key that its owner sends along; blobdir cannot",
+        "it is encrypted with a key that must be sent along; give it by -o cpk=FILE",
+    ),
+    (
+        "BlobCustomerSpecifiedEncryptionMismatch",
+        ErrorKind::PermissionDenied,
+        Never,
+        "it is encrypted with another key than that of -o cpk",
+    ),
+    (
+        "BlobDoesNotUseCustomerSpecifiedEncryption",
+        ErrorKind::PermissionDenied,
+        Never,
+        "it is not encrypted with a key that is sent along; mount it without -o cpk",
     ),
     (
         "FeatureNotSupportedByAccount",
@@ -185,7 +229,8 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
             412 => "the blob was changed by somebody else".to_owned(),
             _ => default.message,
         };
-        return Verdict { message, ..default };
+        let again = if answer.status.as_u16() == 401 { Renewed } else { default.again };
+        return Verdict { message, again, ..default };
     };
     if let Some(&(_, kind, again, words)) = CODES.iter().find(|row| row.0 == code) {
         return Verdict { kind, again, message: format!("{words} ({code})") };
@@ -194,14 +239,14 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
         "AuthenticationFailed" | "InvalidAuthenticationInfo" | "NoAuthenticationInformation" => {
             Verdict {
                 kind: ErrorKind::Unauthenticated,
-                again: Never,
+                again: Renewed,
                 message: refusal(credential, account, code),
             }
         }
         // Azurite says this of signatures, Azure of network rules.
         "AuthorizationFailure" => Verdict {
             kind: ErrorKind::PermissionDenied,
-            again: Never,
+            again: Renewed,
             message: format!(
                 "{}, or the account's network rules keep this host out",
                 refusal(credential, account, code)
@@ -216,12 +261,20 @@ pub(super) fn judge(answer: &Answer<'_>, account: &str, credential: &Credential)
         | "UnauthorizedBlobOverwrite"
         | "PublicAccessNotPermitted" => Verdict {
             kind: ErrorKind::PermissionDenied,
-            again: Never,
-            message: format!(
-                "the {} for account {account} does not allow this ({code}); \
-                 it needs read and list, and write, create and delete to change anything",
-                credential.name()
-            ),
+            again: Renewed,
+            message: match credential {
+                Credential::Tokens(tokens) => format!(
+                    "{} may not do this in account {account} ({code}); it needs the role Storage Blob Data \
+                     Contributor there, or Storage Blob Data Reader to read alone, and a new role takes \
+                     minutes to be known",
+                    tokens.name()
+                ),
+                _ => format!(
+                    "the {} for account {account} does not allow this ({code}); \
+                     it needs read and list, and write, create and delete to change anything",
+                    credential.name()
+                ),
+            },
         },
         _ => {
             // The first line; the others are the request's id and time.
@@ -247,6 +300,13 @@ fn refusal(credential: &Credential, account: &str, code: &str) -> String {
         }
         Credential::Sas(_) => {
             "check that it has not expired, is for this container and was copied whole"
+        }
+        Credential::Tokens(tokens) => {
+            return format!(
+                "the service refused the token of {} for account {account} ({code}); check that the \
+                 identity and the account are of the same tenant",
+                tokens.name()
+            );
         }
         Credential::Anonymous => {
             "the container is not public; give a credential instead of -o anonymous"
@@ -299,7 +359,9 @@ mod tests {
             (416, "InvalidPageRange", ErrorKind::InvalidRange, Again::Never),
             (400, "Md5Mismatch", ErrorKind::Corrupt, Again::Later),
             (503, "ServerBusy", ErrorKind::RateLimited, Again::Later),
-            (403, "AuthenticationFailed", ErrorKind::Unauthenticated, Again::Never),
+            (403, "AuthenticationFailed", ErrorKind::Unauthenticated, Again::Renewed),
+            (403, "AuthorizationPermissionMismatch", ErrorKind::PermissionDenied, Again::Renewed),
+            (403, "AccountIsDisabled", ErrorKind::PermissionDenied, Again::Never),
             (500, "NeverHeardOf", ErrorKind::Unavailable, Again::Later),
         ] {
             let verdict = verdict(status, code, "");

@@ -9,6 +9,13 @@
 //! it is gone, no update is sent before it is confirmed again. Nothing is ever broken here but by
 //! [`Leases::break_lease`], which somebody must ask for.
 //!
+//! A blob that we create is leased when it has been open for a [`YOUTH`], or as soon as something is to be
+//! sent to it that is not the flush of its last close. Most new files are written and closed at once, and
+//! the two requests would be a third of what they cost. While it is *young* it is ours because nobody
+//! else has touched it, which each request to it has as its condition: the version that we made, or its
+//! first epoch. Who opens it for writing in that time becomes its writer, and we are told by the next
+//! request, which changes nothing.
+//!
 //! This module must not know updates, nor what a lost lease means for them.
 
 use std::collections::HashMap;
@@ -59,6 +66,9 @@ impl Terms {
     }
 }
 
+/// How long a blob that we have made is left without a lease, in milliseconds.
+const YOUTH: u64 = 1000;
+
 /// The leases of one store.
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -92,7 +102,9 @@ pub(super) struct Lease {
     /// When the request was sent that last confirmed it, in milliseconds of [`now`]; 0 if it is not
     /// held or must be confirmed first.
     pub(super) confirmed: AtomicU64,
-    /// How often it was lost and taken again, or that was tried.
+    /// While it is young: when that ends, in milliseconds of [`now`]. Otherwise 0.
+    pub(super) young_until: AtomicU64,
+    /// How often it was lost and taken again, or taken after its youth, or that was tried.
     takings: AtomicU64,
     /// We have removed the blob, and the lease with it.
     gone: AtomicBool,
@@ -103,8 +115,8 @@ pub(super) struct Lease {
 pub(super) enum Standing {
     /// It was ours all the time: had anybody written, it could not have been renewed.
     Kept,
-    /// It was lost and is taken again. Somebody may have written meanwhile; once that is known not to
-    /// be so, [`Hold::accept`] takes this.
+    /// It was lost and is taken again, or taken after its youth. Somebody may have written meanwhile; once
+    /// that is known not to be so, [`Hold::accept`] takes this.
     Retaken(u64),
 }
 
@@ -142,6 +154,15 @@ impl Leases {
     ///
     /// Errors: `Busy` if somebody else holds the lease; as the service says.
     pub(super) async fn take(self: &Arc<Self>, at: &Address) -> Result<Option<Hold>> {
+        self.hold(at, false).await
+    }
+
+    /// The same for a blob that we have just made: only this host's other processes are told so far.
+    pub(super) async fn take_later(self: &Arc<Self>, at: &Address) -> Result<Option<Hold>> {
+        self.hold(at, true).await
+    }
+
+    async fn hold(self: &Arc<Self>, at: &Address, later: bool) -> Result<Option<Hold>> {
         let state_dir = self.writing(at)?;
         if self.terms == Terms::None {
             return Ok(None);
@@ -162,8 +183,14 @@ impl Leases {
         if lock.is_none() {
             let id = lease.id.to_str().expect("a GUID is text");
             let ours = state_dir.lock(id).map_err(|why| not_locked(at, &why))?;
-            lease.acquire(&self.rest).await?;
+            if later {
+                lease.young_until.store(now() + YOUTH, Ordering::Release);
+            } else {
+                lease.acquire(&self.rest).await?;
+            }
             *lock = Some(ours);
+        } else if hold.is_young() && !later {
+            lease.take_anew(&self.rest).await?;
         }
         drop(lock);
         self.keep_renewing();
@@ -240,6 +267,7 @@ impl Lease {
             terms,
             lock: AsyncMutex::new(None),
             confirmed: AtomicU64::new(0),
+            young_until: AtomicU64::new(0),
             takings: AtomicU64::new(0),
             gone: AtomicBool::new(false),
         }
@@ -252,6 +280,14 @@ impl Lease {
             (_, None) => true,
             (at, Some(lasts)) => now() < at + lasts,
         }
+    }
+
+    /// Takes it when it was lost, or when its youth ends. The caller has the lock.
+    pub(super) async fn take_anew(&self, rest: &Rest) -> Result<()> {
+        // Beforehand: an answer that is lost would leave a lease that can be renewed.
+        self.takings.fetch_add(1, Ordering::AcqRel);
+        self.young_until.store(0, Ordering::Release);
+        self.acquire(rest).await
     }
 
     fn confirmed_at(&self, asked: u64) {
@@ -304,6 +340,10 @@ impl Lease {
             return Ok(());
         }
         self.confirmed_at(0);
+        if self.young_until.swap(0, Ordering::AcqRel) != 0 {
+            *lock = None;
+            return Ok(());
+        }
         let result = match rest.release_lease(&self.at, &self.id).await {
             Err(error)
                 if matches!(
@@ -321,9 +361,19 @@ impl Lease {
 }
 
 impl Hold {
-    /// The id, as requests carry it.
-    pub(super) fn id(&self) -> &HeaderValue {
-        &self.lease.id
+    /// The id, as requests carry it; `None` while it is young.
+    pub(super) fn id(&self) -> Option<HeaderValue> {
+        (!self.is_young()).then(|| self.lease.id.clone())
+    }
+
+    /// Whether nobody was asked for it yet.
+    pub(super) fn is_young(&self) -> bool {
+        self.lease.young_until.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether it is young, and may be for a while.
+    pub(super) fn may_wait(&self) -> bool {
+        self.lease.young_until.load(Ordering::Acquire) > now()
     }
 
     /// Whether an update may be sent without confirming it first.
@@ -348,9 +398,14 @@ impl Hold {
     /// The service has refused a request in a way that may be about the lease.
     pub(super) fn distrust(&self) {
         self.lease.confirmed_at(0);
+        // Its youth is over at once.
+        let _ = self
+            .lease
+            .young_until
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |until| (until != 0).then_some(1));
     }
 
-    /// Confirms it if it is not fresh, and takes it again if it is lost and free.
+    /// Confirms it if it is not fresh, and takes it if it is young, or lost and free.
     ///
     /// Errors: `Fenced` if somebody else has it, `Stale` if the blob is gone; as the service says.
     pub(super) async fn confirm(&self) -> Result<Standing> {
@@ -367,18 +422,21 @@ impl Hold {
             return Ok(self.standing());
         }
         let rest = &self.leases.rest;
-        match lease.ask_to_renew(rest).await {
-            Ok(()) => return Ok(self.standing()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(error.with_kind(ErrorKind::Stale));
+        if !self.is_young() {
+            match lease.ask_to_renew(rest).await {
+                Ok(()) => return Ok(self.standing()),
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return Err(error.with_kind(ErrorKind::Stale));
+                }
+                Err(error) if error.retry() != Retry::Permanent => return Err(error),
+                Err(error) => log::warn!(target: "lease", "{error}; trying to take it again"),
             }
-            Err(error) if error.retry() != Retry::Permanent => return Err(error),
-            Err(error) => log::warn!(target: "lease", "{error}; trying to take it again"),
         }
-        // Beforehand: an answer that is lost would leave a lease that can be renewed.
-        lease.takings.fetch_add(1, Ordering::AcqRel);
-        match lease.acquire(rest).await {
+        match lease.take_anew(rest).await {
             Ok(()) => Ok(self.standing()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(error.with_kind(ErrorKind::Stale))
+            }
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Fenced) => {
                 Err(error.with_kind(ErrorKind::Fenced))
             }

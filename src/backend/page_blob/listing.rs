@@ -8,8 +8,9 @@
 //!
 //! This module must not know requests.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -182,6 +183,40 @@ impl Notes {
     }
 }
 
+/// How many names of one kind are remembered so that each is counted once, 8 bytes each. More are not counted.
+const MOST_HIDDEN: usize = 100_000;
+
+/// Blobs that were met and cannot be shown, by why.
+#[derive(Debug, Default)]
+pub(super) struct Hidden {
+    names: Mutex<BTreeMap<&'static str, HashSet<u64>>>,
+    hasher: RandomState,
+}
+
+impl Hidden {
+    /// Notes a name. `true` for the first one of its kind.
+    pub(super) fn note(&self, why: &'static str, name: &str) -> bool {
+        let mut names = self.names.lock();
+        let first = !names.contains_key(why);
+        let names = names.entry(why).or_default();
+        if names.len() < MOST_HIDDEN {
+            names.insert(self.hasher.hash_one(name));
+        }
+        first
+    }
+
+    /// How many names there were of each kind.
+    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.names.lock().iter().map(|(why, names)| (*why, names.len() as u64)).collect()
+    }
+}
+
+/// Why a blob is not shown whose name ends with a slash and which is no marker.
+pub(super) const SLASH_AT_END: &str = "a slash at the end of their name and something in them";
+
+/// Why a blob is not shown that has blobs below it.
+pub(super) const SHADOWED: &str = "a directory of the same name";
+
 /// Why a name cannot be shown as a directory entry; `None` if it can.
 pub(super) fn unshowable(name: &str) -> Option<&'static str> {
     if name.is_empty() {
@@ -203,7 +238,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Fold, Found, Notes, unshowable};
+    use super::{Fold, Found, Hidden, Notes, unshowable};
     use crate::store::{Kind, Stat, Version};
 
     fn file(len: u64) -> Stat {
@@ -288,6 +323,14 @@ mod tests {
             assert!(unshowable(bad).is_some(), "{bad:?}");
         }
         assert!(unshowable(&"x".repeat(255)).is_none());
+    }
+
+    #[test]
+    fn hidden_names_are_counted_once_each() {
+        let hidden = Hidden::default();
+        assert!(hidden.note("odd", "a") && !hidden.note("odd", "b") && !hidden.note("odd", "a"));
+        assert!(hidden.note("long", "a"));
+        assert_eq!(hidden.counts(), [("long", 1), ("odd", 2)]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::address::Address;
 use super::client::Listing;
 use super::length::{self, Extent};
-use super::listing::{Fold, Found, unshowable};
+use super::listing::{Fold, Found, SHADOWED, SLASH_AT_END, unshowable};
+use super::snapshots::DIR as SNAPSHOTS;
 use super::store::{PageBlobStore, not_found};
 use super::wire::{Item, Properties};
 use crate::store::{
@@ -128,7 +129,18 @@ impl PageBlobStore {
         prefix: &str,
         count: u32,
     ) -> Result<Vec<String>> {
-        let mut names = Vec::new();
+        let items = self.first_items(container, prefix, count).await?;
+        Ok(items.iter().map(|item| item.name().to_owned()).collect())
+    }
+
+    /// The same, with what is known of them.
+    pub(super) async fn first_items(
+        &self,
+        container: &str,
+        prefix: &str,
+        count: u32,
+    ) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
         let mut marker: Option<String> = None;
         loop {
             let listing = Listing {
@@ -139,15 +151,15 @@ impl PageBlobStore {
                 attributes: false,
             };
             let page = self.rest.list(container, &listing).await?;
-            names.extend(page.items.iter().map(|item| item.name().to_owned()));
+            items.extend(page.items);
             match page.next {
-                Some(next) if names.len() < count as usize => marker = Some(next),
-                _ => return Ok(names),
+                Some(next) if items.len() < count as usize => marker = Some(next),
+                _ => return Ok(items),
             }
         }
     }
 
-    fn stat_of(&self, target: &str, found: Properties) -> Stat {
+    pub(super) fn stat_of(&self, target: &str, found: Properties) -> Stat {
         self.check_mark(target, found.extent());
         let mut stat = brief(&found);
         stat.attributes = found.attributes;
@@ -164,7 +176,7 @@ impl PageBlobStore {
             log::warn!(
                 target: "http",
                 "{target}: metadata {} does not fit its size of {} bytes, which is shown instead; \
-                 another program has resized it",
+                 another program has resized it, or a writer was ended while it did",
                 length::KEY,
                 extent.size
             );
@@ -216,13 +228,22 @@ impl PageBlobStore {
             )
             .await?;
         let mut entries = Vec::with_capacity(page.items.len());
+        let is_top = prefix == self.root.prefix;
+        if is_top && cursor.is_none() {
+            entries.extend(self.snapshots_entry());
+        }
         for item in page.items {
             let Some(name) = item.name().strip_prefix(prefix) else {
                 continue;
             };
             let found = match &item {
-                // The marker of this very directory.
-                Item::Blob(..) if name.is_empty() && !prefix.is_empty() => continue,
+                // The marker of this very directory, or what looks like one.
+                Item::Blob(full, properties) if name.is_empty() && !prefix.is_empty() => {
+                    if properties.size > 0 {
+                        self.note_hidden(SLASH_AT_END, container, full);
+                    }
+                    continue;
+                }
                 Item::Blob(full, properties) => {
                     if properties.is_directory_marker() {
                         Found::Blob(name, Stat::directory())
@@ -236,13 +257,23 @@ impl PageBlobStore {
             let shown = match &found {
                 Found::Blob(name, _) | Found::Directory(name) => *name,
             };
-            if let Some(why) = unshowable(shown) {
-                if self.notes.first(why) {
-                    log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {:?}", item.name());
+            if is_top && shown == SNAPSHOTS {
+                self.hidden.note(SHADOWED, &format!("{container}/{}", item.name()));
+                if self.notes.first(SNAPSHOTS) {
+                    log::warn!(
+                        target: "http",
+                        "{container}: {:?} is not shown, because the directory of snapshots has this name",
+                        item.name()
+                    );
                 }
                 continue;
             }
+            if let Some(why) = unshowable(shown) {
+                self.note_hidden(why, container, item.name());
+                continue;
+            }
             fold.take(found, &mut entries, |hidden| {
+                self.hidden.note(SHADOWED, &format!("{container}/{prefix}{hidden}"));
                 if self.notes.first(&format!("shadow {container}/{prefix}{hidden}")) {
                     log::warn!(
                         target: "http",
@@ -261,11 +292,25 @@ impl PageBlobStore {
         Ok(ListPage { entries, next })
     }
 
+    /// The directory of snapshots in a listing, if it is to be there.
+    fn snapshots_entry(&self) -> Option<ListEntry> {
+        let entry = || ListEntry { name: SNAPSHOTS.to_owned(), stat: Stat::directory() };
+        self.root.show_snapshots.then(entry)
+    }
+
+    /// Counts a name that cannot be shown, and says so of the first one of its kind.
+    fn note_hidden(&self, why: &'static str, container: &str, name: &str) {
+        if self.hidden.note(why, &format!("{container}/{name}")) {
+            log::warn!(target: "http", "{container}: blobs with {why} are not shown, such as {name:?}");
+        }
+    }
+
     /// The one entry of a mount of one blob.
     pub(super) async fn list_only(&self, only: &str) -> Result<ListPage> {
         let path = RemotePath::root().join(only);
         let path = path.ok_or_else(|| not_found("stat", only, "it cannot be shown"))?;
         let mut page = ListPage::default();
+        page.entries.extend(self.snapshots_entry());
         match self.stat(&path).await {
             Ok(mut stat) => {
                 stat.attributes.clear();
@@ -279,7 +324,7 @@ impl PageBlobStore {
 }
 
 /// What listings show of a blob.
-fn brief(found: &Properties) -> Stat {
+pub(super) fn brief(found: &Properties) -> Stat {
     Stat {
         kind: Kind::File,
         len: found.extent().shown(),

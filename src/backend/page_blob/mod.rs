@@ -2,14 +2,15 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `config`, `credentials` | what was typed, as account, place and credential |
-//! | `auth` | signatures |
+//! | `config`, `credentials`, `entra` | what was typed, as account, place and credential |
+//! | `auth`, `shared_key`, `in_force` | signatures; the credential as it changes |
 //! | `client`, `address` | the REST operations, one method each; where a blob is |
 //! | `wire`, `xml` | headers and documents as values |
-//! | `verify` | checksums of what is on its way |
+//! | `verify`, `encryption` | checksums of what is on its way; under which key it is stored |
 //! | `errors` | what error codes mean |
-//! | `store`, `lookup`, `listing`, `rename` | the namespace |
+//! | `store`, `lookup`, `listing`, `rename`, `transfer` | the namespace |
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
+//! | `snapshots`, `snapshot_ops`, `changes` | older states as directories, the operations on them, what has changed since |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
 //! | `copy_source` | what the service is told to copy from |
 //! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
@@ -18,25 +19,33 @@
 mod address;
 mod auth;
 mod blob;
+mod changes;
 mod client;
 mod config;
 mod copy_source;
 mod credentials;
 mod delivery;
+mod encryption;
+mod entra;
 mod epoch;
 mod errors;
 mod etags;
 mod extents;
 mod fencing;
+mod in_force;
 mod lease;
 mod length;
 mod listing;
 mod lookup;
 mod rename;
 mod renewal;
+mod shared_key;
+mod snapshot_ops;
+mod snapshots;
 mod state_dir;
 mod store;
 mod takeover;
+mod transfer;
 mod updates;
 mod verify;
 mod wire;
@@ -50,6 +59,7 @@ use std::sync::Arc;
 use self::auth::{BlobService, Credential};
 use self::client::{Listing, Rest};
 use self::config::Config;
+use self::in_force::InForce;
 use self::lease::{Leases, Terms};
 use self::store::{PageBlobStore, Root};
 use self::verify::Verifier;
@@ -110,32 +120,28 @@ impl Backend for PageBlobs {
 }
 
 /// A client with this many attempts.
-fn rest(config: &Config, attempts: u32) -> Result<Arc<Rest>> {
+fn rest(config: &Config, credential: &Arc<InForce>, attempts: u32) -> Result<Arc<Rest>> {
     let verifier = Arc::new(Verifier::new(config.verify));
-    let service =
-        BlobService::new(config.credential.clone(), &config.account, Arc::clone(&verifier));
+    let service = BlobService::new(Arc::clone(credential), &config.account, Arc::clone(&verifier));
     let settings = ClientConfig { timeout: config.timeout, connections: config.connections };
     let http = Client::new(settings, Arc::new(service))?;
-    let sas = match &config.credential {
-        Credential::Sas(sas) => Some(Arc::clone(sas)),
-        Credential::SharedKey(_) | Credential::Anonymous => None,
-    };
-    let mut rest = Rest::new(http, &config.endpoint, sas, verifier, config.timeout);
+    let credential = Arc::clone(credential);
+    let mut rest = Rest::new(http, &config.endpoint, credential, verifier, config.timeout);
     rest.attempts = attempts;
-    if let Credential::SharedKey(key) = &config.credential {
-        rest.key = Some(key.clone());
-    }
+    rest.encryption = config.encryption.clone();
     Ok(Arc::new(rest))
 }
 
 /// Asks the service once whether the source is there, and what it is.
 async fn connect(config: &Config) -> Result<PageBlobStore> {
     let is_sas = matches!(config.credential, Credential::Sas(_));
-    let probe = rest(config, CONNECT_ATTEMPTS)?;
+    let show_snapshots = config.show_snapshots;
+    let credential = InForce::new(config.credential.clone(), config.file.clone());
+    let probe = rest(config, &credential, CONNECT_ATTEMPTS)?;
     let root = match &config.container {
         None => {
             probe.list_containers(None, 1).await.map_err(|error| explain(config, error))?;
-            Root { container: None, prefix: String::new(), only: None }
+            Root { container: None, prefix: String::new(), only: None, show_snapshots }
         }
         Some(container) => {
             let is_blob = probe_container(config, probe, container)
@@ -147,10 +153,10 @@ async fn connect(config: &Config) -> Result<PageBlobStore> {
                 (false, _) if config.path.is_empty() => (String::new(), None),
                 (false, _) => (format!("{}/", config.path), None),
             };
-            Root { container: Some(container.clone()), prefix, only }
+            Root { container: Some(container.clone()), prefix, only, show_snapshots }
         }
     };
-    let rest = rest(config, u32::MAX)?;
+    let rest = rest(config, &credential, u32::MAX)?;
     let leases = Leases::new(Arc::clone(&rest), config.lease, config.state_dir.as_deref());
     let leases =
         leases.map_err(|line| Error::new(ErrorKind::Quota, "mount", &config.label, line))?;
@@ -164,7 +170,12 @@ async fn probe_container(config: &Config, rest: Arc<Rest>, container: &str) -> R
         rest.list(container, &listing).await?;
         return Ok(false);
     }
-    let root = Root { container: Some(container.to_owned()), prefix: String::new(), only: None };
+    let root = Root {
+        container: Some(container.to_owned()),
+        prefix: String::new(),
+        only: None,
+        show_snapshots: false,
+    };
     let is_sas = matches!(config.credential, Credential::Sas(_));
     let leases = Leases::new(Arc::clone(&rest), Terms::None, None);
     let leases = leases.expect("without a state directory nothing can fail");

@@ -1,4 +1,5 @@
-//! Moving a blob: Copy Blob on the service's side, then Delete Blob of the version that was copied.
+//! Moving a blob: Copy Blob on the service's side, then Delete Blob of the version that was copied. Where Copy
+//! Blob cannot do it, the pages are copied ([`transfer`](super::transfer)).
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use super::address::{Address, Condition};
 use super::client::{Copy, Rest};
 use super::store::{PageBlobStore, is_directory};
+use super::transfer::transfer;
 use crate::store::{
     Error, ErrorKind, Kind, Moved, Outcome, RemotePath, Replace, Result, Retry, Version,
 };
@@ -35,6 +37,10 @@ pub(super) async fn rename(
     if from == to {
         return Ok(Moved { from: version.clone(), to: version });
     }
+    if store.has_snapshots(&source).await? {
+        let why = "it has snapshots, which stay where they are; remove them first";
+        return Err(Error::new(ErrorKind::Busy, "rename", from, why));
+    }
     let (target, existing) = store.look_at("rename", to).await?;
     let replaced = match existing {
         Ok(stat) if stat.kind == Kind::Directory => return Err(is_directory("rename", to)),
@@ -43,7 +49,12 @@ pub(super) async fn rename(
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    let copied = copy(store, &source, &version, &target, replaced).await?;
+    let copied = if store.rest.encryption.allows_copies() {
+        copy(store, &source, &version, &target, replaced).await?
+    } else {
+        let replace = if replaced.is_some() { Replace::Allowed } else { Replace::Refused };
+        transfer(store, &source, &version, &target, replace).await?
+    };
     store.remove_at(&source, Some(&version)).await?;
     Ok(Moved { from: version, to: copied })
 }
@@ -74,8 +85,7 @@ async fn copy(
     {
         // A lease that this host has left behind is its own; so is the blob that we make of it.
         if let Some(hold) = store.leases.take(target).await? {
-            let lease = Some(hold.id().clone());
-            made = rest.copy(source, &version.0, target, &condition, lease).await;
+            made = rest.copy(source, &version.0, target, &condition, hold.id()).await;
             let _ = hold.release().await;
         }
     }

@@ -25,9 +25,6 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 impl Leases {
     /// Starts the task that renews, unless it runs.
     pub(super) fn keep_renewing(self: &Arc<Self>) {
-        if self.terms.lasts().is_none() {
-            return;
-        }
         if self.renewing.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
         } else {
@@ -54,19 +51,26 @@ impl Leases {
 }
 
 impl Lease {
-    /// When it is to be renewed in the background, in milliseconds of [`now`]. One that was refused is
-    /// left to the next update.
+    /// When it is to be renewed, or taken after its youth, in milliseconds of [`now`]. One that was refused
+    /// is left to the next update.
     fn renew_at(&self) -> Option<u64> {
+        let young_until = self.young_until.load(Ordering::Acquire);
+        if young_until != 0 {
+            return Some(young_until);
+        }
         let at = self.confirmed.load(Ordering::Acquire);
         let lasts = self.terms.lasts()?;
         (at != 0).then(|| at + lasts / u64::from(RENEWALS))
     }
 
-    /// Renews it in the background, unless it was given back.
+    /// Renews or takes it in the background, unless it was given back.
     async fn renew(&self, rest: &Rest) -> Result<()> {
         let lock = self.lock.lock().await;
         if lock.is_none() {
             return Ok(());
+        }
+        if self.young_until.load(Ordering::Acquire) != 0 {
+            return self.take_anew(rest).await;
         }
         self.ask_to_renew(rest).await
     }

@@ -13,12 +13,14 @@ use super::client::Rest;
 use super::config::is_container_name;
 use super::delivery::Doubts;
 use super::lease::Leases;
-use super::listing::Notes;
+use super::listing::{Hidden, Notes};
+use super::snapshots::Spot;
 use super::updates::{MAX_LEN, MAX_UPDATE};
-use super::{extents, length, rename};
+use super::wire::Item;
+use super::{extents, length, rename, snapshots};
 use crate::store::{
-    Access, BlobMut, BoxFuture, Capabilities, Cursor, Error, ErrorKind, Kind, ListPage, Moved,
-    Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
+    Access, BlobMut, BoxFuture, Capabilities, ChangePage, Cursor, Error, ErrorKind, Kind, ListPage,
+    Moved, Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
 };
 
 /// The part of an account that is mounted.
@@ -30,17 +32,21 @@ pub(super) struct Root {
     pub(super) prefix: String,
     /// The only name in it, where one blob is mounted.
     pub(super) only: Option<String>,
+    /// Listings show the directory of snapshots; it is there in any case.
+    pub(super) show_snapshots: bool,
 }
 
 /// Where a path leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Place {
+pub(super) enum Place {
     /// The list of containers.
     Account,
     /// The mounted directory of a container.
     Top(String),
     /// A name in a container.
     Name(String, String),
+    /// Among the snapshots of what is mounted of a container.
+    Snapshots(String, Spot),
 }
 
 /// Azure page blobs as a store.
@@ -51,13 +57,15 @@ pub(super) struct PageBlobStore {
     pub(super) leases: Arc<Leases>,
     /// What may be applied late.
     pub(super) doubts: Arc<Doubts>,
-    root: Root,
+    pub(super) root: Root,
     /// The credential is a signature, which may be for one blob or not allow listing.
     pub(super) may_lack_listing: bool,
     /// It did not allow listing.
     pub(super) no_listing: AtomicBool,
     /// What was said in the log.
     pub(super) notes: Notes,
+    /// What cannot be shown.
+    pub(super) hidden: Hidden,
 }
 
 impl PageBlobStore {
@@ -76,37 +84,43 @@ impl PageBlobStore {
             may_lack_listing,
             no_listing: AtomicBool::new(false),
             notes: Notes::default(),
+            hidden: Hidden::default(),
         }
     }
 
-    fn place(&self, path: &RemotePath) -> Result<Place> {
+    /// Where a path leads.
+    ///
+    /// Errors: `NotFound` for what can be neither a container, a blob nor a snapshot.
+    pub(super) fn place(&self, path: &RemotePath) -> Result<Place> {
         let text = path.as_str();
-        match &self.root.container {
-            Some(container) if text.is_empty() => Ok(Place::Top(container.clone())),
-            Some(container) => {
-                if self.root.only.as_deref().is_some_and(|only| only != text) {
-                    return Err(not_found("stat", path, "only one blob is mounted here"));
-                }
-                Ok(Place::Name(container.clone(), format!("{}{text}", self.root.prefix)))
-            }
-            None if text.is_empty() => Ok(Place::Account),
-            None => {
-                let (container, name) = text.split_once('/').unwrap_or((text, ""));
-                if !is_container_name(container) {
-                    return Err(not_found("stat", path, "no container can have this name"));
-                }
-                Ok(match name {
-                    "" => Place::Top(container.to_owned()),
-                    name => Place::Name(container.to_owned(), name.to_owned()),
-                })
-            }
+        let (container, below) = match &self.root.container {
+            Some(container) => (container.as_str(), text),
+            None if text.is_empty() => return Ok(Place::Account),
+            None => text.split_once('/').unwrap_or((text, "")),
+        };
+        if self.root.container.is_none() && !is_container_name(container) {
+            return Err(not_found("stat", path, "no container can have this name"));
         }
+        let container = container.to_owned();
+        if below.is_empty() {
+            return Ok(Place::Top(container));
+        }
+        match Spot::of(below) {
+            Some(Some(spot)) => return Ok(Place::Snapshots(container, spot)),
+            Some(None) => return Err(not_found("stat", path, "no snapshot can have this name")),
+            None => {}
+        }
+        if self.root.only.as_deref().is_some_and(|only| only != below) {
+            return Err(not_found("stat", path, "only one blob is mounted here"));
+        }
+        Ok(Place::Name(container, format!("{}{below}", self.root.prefix)))
     }
 
     /// The container and name of a path that is to be changed.
-    fn name(&self, op: &'static str, path: &RemotePath) -> Result<(String, String)> {
+    pub(super) fn name(&self, op: &'static str, path: &RemotePath) -> Result<(String, String)> {
         match self.place(path)? {
             Place::Name(container, name) => Ok((container, name)),
+            Place::Snapshots(..) => Err(snapshots::read_only(op, path)),
             Place::Top(_) | Place::Account if path.is_root() => Err(Error::new(
                 ErrorKind::IsDirectory,
                 op,
@@ -126,6 +140,14 @@ impl PageBlobStore {
     pub(super) fn address(&self, op: &'static str, path: &RemotePath) -> Result<Address> {
         let (container, name) = self.name(op, path)?;
         self.rest.address(&container, &name)
+    }
+
+    /// The address of a blob or of a snapshot.
+    pub(super) fn readable(&self, op: &'static str, path: &RemotePath) -> Result<Address> {
+        match self.place(path)? {
+            Place::Snapshots(container, spot) => self.snapshot_at(op, path, &container, &spot),
+            _ => self.address(op, path),
+        }
     }
 
     async fn open_name(&self, path: &RemotePath, access: Access) -> Result<Opened> {
@@ -179,21 +201,24 @@ impl PageBlobStore {
         let (container, name) = self.name("rmdir", path)?;
         let folder = format!("{name}/");
         // The marker and one more, if there is one.
-        let names = self.first_names(&container, &folder, 2).await?;
-        if names.iter().any(|found| *found != folder) {
-            return Err(Error::new(
-                ErrorKind::NotEmpty,
-                "rmdir",
-                path,
-                "the directory is not empty",
-            ));
-        }
-        if names.is_empty() && self.look(&container, &name).await?.kind == Kind::File {
-            return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
-        }
-        if !names.is_empty() {
-            let marker = self.rest.address(&container, &folder)?;
-            self.rest.delete(&marker, &Condition::None, None).await?;
+        let items = self.first_items(&container, &folder, 2).await?;
+        let not_empty = |why| Err(Error::new(ErrorKind::NotEmpty, "rmdir", path, why));
+        match &items[..] {
+            [] if self.look(&container, &name).await?.kind == Kind::File => {
+                return Err(Error::new(ErrorKind::NotDirectory, "rmdir", path, "it is a blob"));
+            }
+            [] => {}
+            [Item::Blob(found, marker)] if *found == folder && marker.size == 0 => {
+                let condition = Condition::etag(&marker.etag);
+                let marker = self.rest.address(&container, &folder)?;
+                self.rest.delete(&marker, &condition, None).await?;
+            }
+            [Item::Blob(found, _)] if *found == folder => {
+                return not_empty(
+                    "a blob whose name ends with a slash is in it; it cannot be shown",
+                );
+            }
+            _ => return not_empty("the directory is not empty"),
         }
         // The marker without a slash that other tools make.
         let bare = self.rest.address(&container, &name)?;
@@ -208,6 +233,9 @@ impl PageBlobStore {
     }
 
     async fn remove_blob(&self, path: &RemotePath, version: Option<&Version>) -> Result<()> {
+        if let Place::Snapshots(container, spot) = self.place(path)? {
+            return self.remove_snapshot(path, &container, &spot).await;
+        }
         let at = self.address("unlink", path)?;
         self.remove_at(&at, version).await
     }
@@ -239,6 +267,7 @@ impl Store for PageBlobStore {
             immutable: false,
             max_len: MAX_LEN,
             max_read: self.rest.verifier.longest_read(),
+            snapshots: true,
         }
     }
 
@@ -253,6 +282,10 @@ impl Store for PageBlobStore {
                 }
                 Place::Name(container, name) => {
                     let look = self.look(&container, &name);
+                    self.rest.within("stat", path, look).await
+                }
+                Place::Snapshots(container, spot) => {
+                    let look = self.stat_snapshot(&container, &spot);
                     self.rest.within("stat", path, look).await
                 }
             }
@@ -278,6 +311,9 @@ impl Store for PageBlobStore {
                 Place::Name(container, name) => {
                     self.list_names(&container, &format!("{name}/"), cursor).await
                 }
+                Place::Snapshots(container, spot) => {
+                    self.list_snapshots(&container, &spot, cursor).await
+                }
             }
         })
     }
@@ -291,7 +327,7 @@ impl Store for PageBlobStore {
             let (Some(version), None) = (&stat.version, stat.allocated) else {
                 return Ok(stat.allocated);
             };
-            let (at, etag) = (self.address("stat", path)?, etag_value(&version.0));
+            let (at, etag) = (self.readable("stat", path)?, etag_value(&version.0));
             let size = stat.len.next_multiple_of(length::PAGE);
             self.rest.within("stat", path, extents::count(&self.rest, &at, size, &etag)).await
         })
@@ -299,8 +335,13 @@ impl Store for PageBlobStore {
 
     fn open<'a>(&'a self, path: &'a RemotePath, access: Access) -> BoxFuture<'a, Result<Opened>> {
         Box::pin(async move {
-            if matches!(self.place(path)?, Place::Account | Place::Top(_)) {
-                return Err(is_directory("open", path));
+            match self.place(path)? {
+                Place::Account | Place::Top(_) => return Err(is_directory("open", path)),
+                Place::Snapshots(container, spot) => {
+                    let open = self.open_snapshot(path, (&container, &spot), access);
+                    return self.rest.within("open", path, open).await;
+                }
+                Place::Name(..) => {}
             }
             let open = self.open_name(path, access);
             self.rest.within("open", path, open).await
@@ -314,7 +355,7 @@ impl Store for PageBlobStore {
     ) -> BoxFuture<'a, Result<Arc<dyn BlobMut>>> {
         Box::pin(async move {
             let at = self.address("create", path)?;
-            let create = self.create_at(at, replace);
+            let create = self.create_at(at, replace, Vec::new());
             self.rest.within("create", path, create).await
         })
     }
@@ -341,7 +382,30 @@ impl Store for PageBlobStore {
     }
 
     fn remove_dir<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.rest.within("rmdir", path, self.remove_directory(path)))
+        Box::pin(async move {
+            if let Place::Snapshots(container, spot) = self.place(path)? {
+                // As long as the list is; each request has a deadline of its own.
+                return self.remove_snapshots(path, &container, &spot).await;
+            }
+            self.rest.within("rmdir", path, self.remove_directory(path)).await
+        })
+    }
+
+    fn snapshot<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<RemotePath>> {
+        Box::pin(self.rest.within("snapshot", path, self.take_snapshot(path)))
+    }
+
+    fn changes<'a>(
+        &'a self,
+        from: &'a RemotePath,
+        to: &'a RemotePath,
+        cursor: Option<Cursor>,
+    ) -> BoxFuture<'a, Result<ChangePage>> {
+        Box::pin(self.rest.within("compare", to, self.compare(from, to, cursor)))
+    }
+
+    fn hidden(&self) -> Vec<(&'static str, u64)> {
+        self.hidden.counts()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -2,11 +2,15 @@
 //!
 //! A blob that is found is leased, and its sequence number is raised: nothing that a writer before us has
 //! sent, another process of this host included, is applied after that. A blob that we create
-//! needs no raise, for nothing was ever sent to it; unless something was sent to a blob of that name.
+//! needs no raise, for nothing was ever sent to it; but something may have been sent to a blob that had
+//! its name, before a crash even, under the same lease id. So every writer begins in an epoch that is
+//! larger than those of all writers before, of blobs that are gone too: the time. It does not need its lease at once
+//! either: see [`lease`](super::lease).
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::{Address, Condition, Fence};
 use super::epoch::LAST;
@@ -20,8 +24,13 @@ use crate::store::{BlobMut, Error, ErrorKind, Outcome, Replace, Result, Version}
 /// How often a change under a condition begins again because somebody else is changing the blob too.
 const TRIES: u32 = 4;
 
-/// The sequence number of a blob that we create: its first epoch.
-const FIRST_EPOCH: u64 = 1;
+/// The least first epoch of a writer that begins now: microseconds since 1970, which grow faster than
+/// anybody raises a sequence number. A clock that is set back weakens this to what the service knows of
+/// the blob that is there.
+fn first_epoch() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0).min(LAST - 1)
+}
 
 impl PageBlobStore {
     /// Makes us the only writer of the blob at `at`, which was found so.
@@ -56,15 +65,15 @@ impl PageBlobStore {
         }
     }
 
-    /// Raises the sequence number by one, in the version that was found, so that what was found is what
-    /// we begin with.
+    /// Raises the sequence number, in the version that was found, so that what was found is what we begin
+    /// with.
     async fn raise(
         &self,
         at: &Address,
         mut found: (Properties, HeaderMap),
         hold: Option<&Hold>,
     ) -> Result<(Properties, HeaderMap, Arc<str>, u64)> {
-        let fence = Fence { lease: hold.map(|hold| hold.id().clone()), sequence_below: None };
+        let fence = Fence { lease: hold.and_then(Hold::id), sequence_below: None };
         let mut tries = 0;
         loop {
             tries += 1;
@@ -74,7 +83,7 @@ impl PageBlobStore {
                            told from new ones; copy the blob to a new one";
                 return Err(Error::new(ErrorKind::Other, "open", at.target(), why));
             }
-            let epoch = self.doubts.next_epoch(at).max(before + 1);
+            let epoch = self.doubts.next_epoch(at).max(before + 1).max(first_epoch());
             let condition = Condition::etag(&found.0.etag);
             match self.rest.raise_sequence(at, epoch, &condition, &fence).await {
                 Ok((etag, now)) => {
@@ -89,21 +98,23 @@ impl PageBlobStore {
         }
     }
 
-    /// Creates an empty blob, or replaces one, and makes us its only writer.
+    /// Creates an empty blob with this metadata, or replaces one, and makes us its only writer.
     pub(super) async fn create_at(
         &self,
         at: Address,
         replace: Replace,
+        metadata: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Arc<dyn BlobMut>> {
         self.leases.writing(&at)?;
         let mut condition = Condition::Absent;
-        let mut epoch = FIRST_EPOCH.max(self.doubts.next_epoch(&at));
+        let mut epoch = first_epoch().max(self.doubts.next_epoch(&at));
         let mut lease = None;
         let mut left_behind = None;
         let mut tries = 0;
         let etag = loop {
             tries += 1;
-            let made = self.rest.create_page_blob(&at, epoch, &condition, lease.clone()).await;
+            let made = self.rest.create_page_blob(&at, epoch, &metadata, &condition, lease.clone());
+            let made = made.await;
             match made {
                 Ok(etag) => break etag,
                 // The documented answer to `If-None-Match: *` is AlreadyExists; both say the same.
@@ -145,11 +156,23 @@ impl PageBlobStore {
                 Err(error) => return Err(error),
             };
         };
-        let hold = self.leases.take(&at).await?;
+        let hold = self.leases.take_later(&at).await?;
         self.doubts.settle(&at, epoch);
         let extent = Extent { size: 0, mark: Mark::Absent };
-        let metadata = Vec::new();
         Ok(self.writer(Found { at, etag, renamed: None, extent, metadata, epoch, hold }))
+    }
+
+    /// The version that a blob has now, whoever can read it.
+    async fn version_of(&self, at: &Address) -> Result<Version> {
+        match self.rest.head(at).await {
+            Ok((found, _)) => Ok(Version(found.etag)),
+            // Perhaps for want of its key, which a list does without.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let (container, name) = at.target().split_once('/').unwrap_or_default();
+                self.look(container, name).await.ok().and_then(|stat| stat.version).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn writer(&self, found: Found) -> Arc<dyn BlobMut> {
@@ -166,7 +189,7 @@ impl PageBlobStore {
             tries += 1;
             let condition = match version {
                 Some(version) => Condition::etag(&version.0),
-                None => Condition::etag(&self.rest.head(at).await?.0.etag),
+                None => Condition::etag(&self.version_of(at).await?.0),
             };
             match self.rest.delete(at, &condition, self.leases.id_of(at)).await {
                 Ok(()) => {
@@ -175,8 +198,11 @@ impl PageBlobStore {
                 }
                 Err(error)
                     if error.kind() == ErrorKind::Stale && version.is_none() && tries < TRIES => {}
-                // A lease that this host has left behind is its own.
                 Err(error) if error.kind() == ErrorKind::Busy && hold.is_none() => {
+                    if self.has_snapshots(at).await? {
+                        break error;
+                    }
+                    // A lease that this host has left behind is its own.
                     hold = self.leases.take(at).await?;
                     if hold.is_none() {
                         break error;

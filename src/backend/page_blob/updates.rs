@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -61,6 +62,8 @@ pub(super) struct UpdatableBlob {
     /// The right to write; `None` if blobs are not leased, and once it was given back.
     pub(super) hold: Mutex<Option<Arc<Hold>>>,
     pub(super) leased: bool,
+    /// How many of those who flush it now do so to close it.
+    pub(super) closing: AtomicU32,
     pub(super) doubts: Arc<Doubts>,
 }
 
@@ -117,6 +120,7 @@ impl UpdatableBlob {
                 fenced: None,
             }),
             leased: found.hold.is_some(),
+            closing: AtomicU32::new(0),
             hold: Mutex::new(found.hold.map(Arc::new)),
             doubts,
         }
@@ -248,7 +252,7 @@ impl UpdatableBlob {
     /// a raise has made, which changes nothing else.
     fn is_as_we_left_it(&self, state: &State, found: &Properties) -> bool {
         state.etags.may_be_current(&found.etag)
-            || self.leased
+            || self.hold.lock().as_ref().is_some_and(|hold| !hold.is_young())
                 && found.sequence == Some(state.epoch.number())
                 && found.extent() == state.extent
     }
@@ -386,6 +390,7 @@ impl BlobMut for UpdatableBlob {
                 let why = "the source is in another store";
                 return Err(Error::new(ErrorKind::Unsupported, op, self.at.target(), why));
             };
+            source.ready(self.rest.timeout).await;
             let request = self.rest.put_pages_from(&self.at, at, source, &range);
             self.update(&target, request).await.map_err(|error| match error.kind() {
                 ErrorKind::Fenced
@@ -418,6 +423,14 @@ impl BlobMut for UpdatableBlob {
             check_len(&self.at, len)?;
             self.change(|extent| plan(extent, len, keep_reserve)).await
         })
+    }
+
+    fn set_closing(&self, closing: bool) {
+        if closing {
+            self.closing.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.closing.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

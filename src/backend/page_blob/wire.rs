@@ -60,6 +60,8 @@ pub(super) struct Properties {
     pub(super) sequence: Option<u64>,
     /// Last change, by the second.
     pub(super) modified: Option<SystemTime>,
+    /// The time of the snapshot that this is, where a listing tells; `None` for the blob itself.
+    pub(super) snapshot: Option<Box<str>>,
     /// Metadata, names in lower case.
     pub(super) metadata: Vec<(String, String)>,
     /// Everything else that is worth showing, by the name it is shown under.
@@ -74,6 +76,7 @@ impl Default for Properties {
             etag: Arc::from(""),
             sequence: None,
             modified: None,
+            snapshot: None,
             metadata: Vec::new(),
             attributes: Vec::new(),
         }
@@ -203,6 +206,9 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
                 Some(name) => page.items.push(Item::Prefix(name)),
                 None => fault = Some("a prefix in it has no name"),
             },
+            ["Blobs", "Blob", "Snapshot", ""] if !text.is_empty() => {
+                found.snapshot = Some(text.into());
+            }
             ["Blobs", "Blob", "Properties", key] if !key.is_empty() => {
                 seen_type |= key == "BlobType";
                 if !property(&mut found, key, text, attributes) {
@@ -305,6 +311,8 @@ pub(super) fn parse_containers(body: &[u8]) -> Result<ContainerPage, String> {
 pub(super) struct RangePage {
     /// Ranges with data, as they came.
     pub(super) ranges: Vec<Range<u64>>,
+    /// Ranges that were cleared since the snapshot that was compared with, as they came.
+    pub(super) cleared: Vec<Range<u64>>,
     /// Where to go on.
     pub(super) next: Option<String>,
 }
@@ -320,18 +328,28 @@ pub(super) fn parse_ranges(body: &[u8]) -> Result<RangePage, String> {
         let Node::Close { text, .. } = node else {
             return;
         };
-        let tail = path.iter().skip(1).map(|name| &**name);
-        if tail.clone().eq(["NextMarker"]) {
-            page.next = Some(text.to_owned()).filter(|text| !text.is_empty());
-        } else if tail.clone().eq(["PageRange", "Start"]) {
-            start = text.trim().parse::<u64>().ok();
-        } else if tail.clone().eq(["PageRange", "End"]) {
-            end = text.trim().parse::<u64>().ok();
-        } else if tail.eq(["PageRange"]) {
-            match (start.take(), end.take().and_then(|end| end.checked_add(1))) {
-                (Some(start), Some(end)) if start < end => page.ranges.push(start..end),
-                _ => sound = false,
+        let (kind, part) = match path {
+            [_, kind, part] => (&**kind, &**part),
+            [_, kind] => (&**kind, ""),
+            _ => return,
+        };
+        let found = match kind {
+            "NextMarker" => {
+                page.next = Some(text.to_owned()).filter(|text| !text.is_empty());
+                return;
             }
+            "PageRange" => &mut page.ranges,
+            "ClearRange" => &mut page.cleared,
+            _ => return,
+        };
+        match part {
+            "Start" => start = text.trim().parse::<u64>().ok(),
+            "End" => end = text.trim().parse::<u64>().ok(),
+            "" => match (start.take(), end.take().and_then(|end| end.checked_add(1))) {
+                (Some(start), Some(end)) if start < end => found.push(start..end),
+                _ => sound = false,
+            },
+            _ => {}
         }
     })?;
     if sound { Ok(page) } else { Err("a range in it makes no sense".to_owned()) }

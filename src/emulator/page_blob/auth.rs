@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +19,7 @@ use super::error::{self, Code, Failure};
 use super::operation::Operation;
 use super::record::Public;
 use super::request::{Query, Target, header};
+use crate::emulator::identity::Issuer;
 
 /// How far a request's date may be off: 15 minutes.
 const DATE_TOLERANCE_MS: i64 = 15 * 60 * 1000;
@@ -26,6 +28,9 @@ const DATE_TOLERANCE_MS: i64 = 15 * 60 * 1000;
 const SAS_WITH_SCOPE: &str = "2020-12-06";
 /// First version whose SAS names resource and snapshot in what is signed; older ones are refused.
 const SAS_WITH_RESOURCE: &str = "2018-11-09";
+
+/// What tokens for this service are for, in the two spellings that clients use.
+const AUDIENCES: [&str; 2] = ["https://storage.azure.com", "https://storage.azure.com/"];
 
 /// How a caller proved to be one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +65,19 @@ pub(super) struct Presented<'a> {
 /// Keys and tokens.
 pub(super) struct Authority {
     /// Ready-keyed, so that a request costs no key schedule.
-    keys: HashMap<String, Hmac<Sha256>>,
+    keys: RwLock<HashMap<String, Hmac<Sha256>>>,
     /// Tokens and when they end.
     tokens: RwLock<HashMap<String, Option<i64>>>,
+    /// Whose tokens are good besides.
+    issuer: Option<Arc<Issuer>>,
     check_date: bool,
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("accounts", &self.keys.keys()).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("accounts", &self.keys.read().keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,14 +86,23 @@ impl Authority {
     pub(super) fn new<'a>(
         accounts: impl Iterator<Item = (&'a str, &'a str)>,
         check_date: bool,
+        issuer: Option<Arc<Issuer>>,
     ) -> Result<Self, String> {
-        let mut keys = HashMap::new();
+        let authority =
+            Self { keys: RwLock::default(), tokens: RwLock::default(), issuer, check_date };
         for (name, key) in accounts {
-            let key = STANDARD.decode(key).map_err(|_| name.to_owned())?;
-            let mac = Hmac::new_from_slice(&key).map_err(|_| name.to_owned())?;
-            keys.insert(name.to_owned(), mac);
+            authority.set_key(name, key)?;
         }
-        Ok(Self { keys, tokens: RwLock::default(), check_date })
+        Ok(authority)
+    }
+
+    /// Gives an account this key, in base64, instead of the one that it had. Returns its name if that
+    /// is not base64.
+    pub(super) fn set_key(&self, account: &str, key: &str) -> Result<(), String> {
+        let key = STANDARD.decode(key).map_err(|_| account.to_owned())?;
+        let mac = Hmac::new_from_slice(&key).map_err(|_| account.to_owned())?;
+        self.keys.write().insert(account.to_owned(), mac);
+        Ok(())
     }
 
     /// Accepts a bearer token, until `expires_ms` where that is given.
@@ -105,7 +123,7 @@ impl Authority {
         public: impl FnOnce() -> Option<Public>,
     ) -> Result<Identity, Failure> {
         let authorization = header(asked.headers, "authorization")?;
-        if !self.keys.contains_key(&asked.target.account) {
+        if !self.keys.read().contains_key(&asked.target.account) {
             return Err(error::RESOURCE_NOT_FOUND.into());
         }
         match authorization {
@@ -114,6 +132,9 @@ impl Authority {
                 if scheme.eq_ignore_ascii_case("sharedkey") {
                     self.shared_key(asked, rest)
                 } else if scheme.eq_ignore_ascii_case("bearer") {
+                    if header(asked.headers, "x-ms-version")?.is_none() {
+                        return Err(error::missing_header("x-ms-version"));
+                    }
                     self.bearer(rest, clock)
                 } else {
                     Err(error::AUTHENTICATION_FAILED
@@ -121,7 +142,7 @@ impl Authority {
                 }
             }
             None if asked.query.get("sig").is_some() => self.sas(asked, clock),
-            None => anonymous(asked, public()),
+            None => self.anonymous(asked, public()),
         }
     }
 
@@ -155,8 +176,15 @@ impl Authority {
     fn bearer(&self, token: &str, clock: &Clock) -> Result<Identity, Failure> {
         let expires = self.tokens.read().get(token).copied();
         match expires {
-            Some(at) if at.is_none_or(|at| clock.now_ms() < at) => Ok(Identity::Bearer),
-            _ => Err(challenge(error::INVALID_AUTHENTICATION_INFO)),
+            Some(at) if at.is_none_or(|at| clock.now_ms() < at) => return Ok(Identity::Bearer),
+            _ => {}
+        }
+        let issuer = self.issuer.as_ref().ok_or("Unknown token");
+        match issuer.and_then(|issuer| issuer.check(token, &AUDIENCES, clock.now_ms())) {
+            Ok(()) => Ok(Identity::Bearer),
+            Err(why) => Err(self
+                .challenge(error::INVALID_AUTHENTICATION_INFO)
+                .with("AuthenticationErrorDetail", why)),
         }
     }
 
@@ -216,9 +244,39 @@ impl Authority {
 
     fn verify(&self, account: &str, text: &str, signature: &str) -> Result<(), ()> {
         let signature = STANDARD.decode(signature).map_err(drop)?;
-        let mut mac = self.keys.get(account).ok_or(())?.clone();
+        let mut mac = self.keys.read().get(account).ok_or(())?.clone();
         mac.update(text.as_bytes());
         mac.verify_slice(&signature).map_err(drop)
+    }
+
+    fn anonymous(&self, asked: Presented<'_>, public: Option<Public>) -> Result<Identity, Failure> {
+        let of_blob = asked.target.blob.is_some();
+        let allowed = asked.op.is_read()
+            && match public {
+                None => false,
+                Some(Public::Blob) => of_blob,
+                Some(Public::Container) => asked.target.container.is_some(),
+            };
+        if allowed {
+            return Ok(Identity::Anonymous);
+        }
+        // Without a version this is a browser, which is not told that there is something to hide.
+        if asked.headers.contains_key("x-ms-version") {
+            Err(self.challenge(error::NO_AUTHENTICATION_INFORMATION))
+        } else {
+            Err(error::RESOURCE_NOT_FOUND.into())
+        }
+    }
+
+    /// A refusal that says where tokens come from.
+    fn challenge(&self, code: Code) -> Failure {
+        let nobody = "00000000-0000-0000-0000-000000000000";
+        let tenant = self.issuer.as_ref().map_or(nobody, |issuer| issuer.tenant());
+        let value = format!(
+            "Bearer authorization_uri=\"https://login.microsoftonline.com/{tenant}/oauth2/authorize\" \
+             resource_id=\"https://storage.azure.com\""
+        );
+        Failure::from(code).header("www-authenticate", value)
     }
 }
 
@@ -254,35 +312,6 @@ fn needed(op: Operation) -> &'static str {
         | Operation::SetContainerMetadata
         | Operation::SetContainerAcl => "w",
     }
-}
-
-fn anonymous(asked: Presented<'_>, public: Option<Public>) -> Result<Identity, Failure> {
-    let of_blob = asked.target.blob.is_some();
-    let allowed = asked.op.is_read()
-        && match public {
-            None => false,
-            Some(Public::Blob) => of_blob,
-            Some(Public::Container) => asked.target.container.is_some(),
-        };
-    if allowed {
-        return Ok(Identity::Anonymous);
-    }
-    // Without a version this is a browser, which is not told that there is something to hide.
-    if asked.headers.contains_key("x-ms-version") {
-        Err(challenge(error::NO_AUTHENTICATION_INFORMATION))
-    } else {
-        Err(error::RESOURCE_NOT_FOUND.into())
-    }
-}
-
-/// A refusal that says where tokens come from.
-fn challenge(code: Code) -> Failure {
-    Failure::from(code).header(
-        "www-authenticate",
-        "Bearer authorization_uri=\"https://login.microsoftonline.com/\
-         00000000-0000-0000-0000-000000000000/oauth2/authorize\" \
-         resource_id=\"https://storage.azure.com\"",
-    )
 }
 
 fn string_to_sign(asked: Presented<'_>) -> Result<String, Failure> {
@@ -413,7 +442,7 @@ mod tests {
     const KEY: &str = super::super::WELL_KNOWN_KEY;
 
     fn authority(check_date: bool) -> Authority {
-        let authority = Authority::new([(ACCOUNT, KEY)].into_iter(), check_date).unwrap();
+        let authority = Authority::new([(ACCOUNT, KEY)].into_iter(), check_date, None).unwrap();
         authority.add_token("good".into(), None);
         authority.add_token("old".into(), Some(0));
         authority
@@ -554,7 +583,7 @@ mod tests {
                 headers: &headers,
                 secure: false,
             };
-            let mut mac = authority.keys[ACCOUNT].clone();
+            let mut mac = authority.keys.read()[ACCOUNT].clone();
             mac.update(service_sas(asked).unwrap().as_bytes());
             let signature = STANDARD.encode(mac.finalize().into_bytes());
             let signature = signature.replace('+', "%2B").replace('=', "%3D");

@@ -107,6 +107,7 @@ fn stats(service: &Service) -> Value {
         "bytes_out": service.traffic.bytes_out.load(Ordering::Relaxed),
         "connections": service.traffic.connections.load(Ordering::Relaxed),
         "throttled": service.throttled.load(Ordering::Relaxed),
+        "refused": service.refused.load(Ordering::Relaxed),
         "faults": service.faults.rules().iter().map(|rule| rule.injected).sum::<u64>(),
     })
 }

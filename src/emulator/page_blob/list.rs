@@ -100,6 +100,9 @@ pub(super) fn blobs(storage: &Storage, call: &Call, short: bool) -> Result<Reply
     let prefix = call.query.get("prefix").unwrap_or("");
     let delimiter = call.query.filled("delimiter");
     let include = Include::parse(call)?;
+    if let (true, Some(delimiter)) = (include.snapshots, delimiter) {
+        return Err(error::invalid_query("delimiter", delimiter));
+    }
     let marker = match call.query.filled("marker") {
         None => Marker::default(),
         Some(text) => Marker::parse(text).ok_or_else(|| error::invalid_query("marker", text))?,

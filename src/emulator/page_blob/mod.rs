@@ -77,6 +77,7 @@ use self::storage::Storage;
 use self::throttle::Buckets;
 pub use self::throttle::Throttle;
 pub use self::tls::Tls;
+use super::identity::Issuer;
 
 /// The account that emulators of this service have always had.
 pub const WELL_KNOWN_ACCOUNT: &str = "devstoreaccount1";
@@ -113,6 +114,8 @@ pub struct Config {
     pub containers: Vec<String>,
     /// Bearer tokens that are accepted until the server ends. More can be added while it runs.
     pub tokens: Vec<String>,
+    /// Whose tokens are accepted besides, if they are for storage and have not ended.
+    pub issuer: Option<Arc<Issuer>>,
     /// Added to every request.
     pub latency: Duration,
     /// Bytes a second of each connection, each way.
@@ -144,6 +147,7 @@ impl Default for Config {
             }],
             containers: Vec::new(),
             tokens: Vec::new(),
+            issuer: None,
             latency: Duration::ZERO,
             connection_rate: None,
             throttle: None,
@@ -165,6 +169,7 @@ impl fmt::Debug for Config {
             .field("accounts", &self.accounts)
             .field("containers", &self.containers)
             .field("tokens", &self.tokens.len())
+            .field("issuer", &self.issuer)
             .field("latency", &self.latency)
             .field("connection_rate", &self.connection_rate)
             .field("throttle", &self.throttle)
@@ -221,6 +226,11 @@ impl Server {
         self.service.throttled.load(Ordering::Relaxed)
     }
 
+    /// Requests that were refused because of who asked.
+    pub fn refused(&self) -> u64 {
+        self.service.refused.load(Ordering::Relaxed)
+    }
+
     /// Bytes received, heads of requests included.
     pub fn bytes_in(&self) -> u64 {
         self.service.traffic.bytes_in.load(Ordering::Relaxed)
@@ -267,7 +277,16 @@ impl Server {
         self.service.authority.add_token(token.into(), expires);
     }
 
-    /// Refuses all bearer tokens that were accepted so far.
+    /// Gives an account another key, in base64; whoever signs with the old one is refused. The error says
+    /// that it is not base64.
+    pub fn set_key(&self, account: &str, key: &str) -> Result<(), String> {
+        self.service
+            .authority
+            .set_key(account, key)
+            .map_err(|name| format!("the key of account {name} is not base64"))
+    }
+
+    /// Refuses all bearer tokens that were added so far.
     pub fn revoke_tokens(&self) {
         self.service.authority.revoke_tokens();
     }
@@ -313,7 +332,7 @@ impl Drop for Server {
 pub async fn start(config: Config) -> io::Result<Server> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let keys = config.accounts.iter().map(|account| (account.name.as_str(), account.key.as_str()));
-    let authority = Authority::new(keys, config.date_check)
+    let authority = Authority::new(keys, config.date_check, config.issuer.clone())
         .map_err(|name| invalid(format!("the key of account {name} is not base64")))?;
     for account in &config.accounts {
         // The name becomes a directory.
@@ -354,6 +373,7 @@ pub async fn start(config: Config) -> io::Result<Server> {
         connection_rate: config.connection_rate,
         throttle: config.throttle.map(Buckets::new),
         throttled: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
         short_pages: config.short_pages,
         tls,
         soft_delete: config.soft_delete,

@@ -48,6 +48,7 @@ pub(super) struct Service {
     pub(super) connection_rate: Option<u64>,
     pub(super) throttle: Option<Buckets>,
     pub(super) throttled: AtomicU64,
+    pub(super) refused: AtomicU64,
     pub(super) short_pages: bool,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) soft_delete: bool,
@@ -118,6 +119,9 @@ impl Service {
         let mut call = match self.prepare(&parts) {
             Ok(call) => call,
             Err(failure) => {
+                if matches!(failure.status.as_u16(), 401 | 403) {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
                 receive::discard(&parts.headers, body).await;
                 return Ok(self.respond(&echo, Err(failure), None));
             }

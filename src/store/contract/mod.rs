@@ -9,6 +9,7 @@
 
 mod content;
 mod names;
+mod snapshots;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub struct Case {
 pub fn cases() -> Vec<Case> {
     let mut all = names::CASES.to_vec();
     all.extend_from_slice(content::CASES);
+    all.extend_from_slice(snapshots::CASES);
     all
 }
 
@@ -46,7 +48,11 @@ pub async fn run(store: Arc<dyn Store>, dir: &RemotePath, gaps: &[&str]) {
     if store.capabilities().write == WriteModel::None {
         return;
     }
+    let about_snapshots = |name| snapshots::CASES.iter().any(|case| case.name == name);
     for case in cases.iter().filter(|case| !gaps.contains(&case.name)) {
+        if about_snapshots(case.name) && !store.capabilities().snapshots {
+            continue;
+        }
         let name = case.name.replace(' ', "-");
         let bench = Bench {
             store: Arc::clone(&store),

@@ -125,6 +125,16 @@ impl Client {
         })
     }
 
+    /// Sends a request once and gives the head of the answer, whatever its status; its body is not taken.
+    pub(super) async fn head_of(
+        &self,
+        request: &Request,
+    ) -> std::result::Result<(StatusCode, HeaderMap), Failure> {
+        let deadline = Instant::now() + self.config.timeout;
+        let mut open = self.transmit(request, None, deadline).await?;
+        Ok((open.response.status(), std::mem::take(open.response.headers_mut())))
+    }
+
     /// Sends a request once and gives the answer, whatever its status: for dialogues that an error is
     /// part of. Ends within the time of an operation.
     pub(super) async fn exchange(&self, request: &Request) -> std::result::Result<Reply, Failure> {

@@ -11,6 +11,7 @@ mod body;
 mod http;
 pub mod identity;
 mod limit;
+pub mod oci;
 mod range;
 mod request;
 mod retry;

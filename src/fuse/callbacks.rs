@@ -333,6 +333,12 @@ impl Filesystem for Callbacks {
         });
     }
 
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = Arc::clone(&self.vfs);
+        let call = async move { vfs.readlink(ino.0).await };
+        self.answer("readlink", ino, reply, call, |reply, target| reply.data(target.as_bytes()));
+    }
+
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let vfs = Arc::clone(&self.vfs);
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;

@@ -8,6 +8,7 @@
 //! This module must not know HTTP, FUSE or any service.
 
 pub mod contract;
+mod digest;
 mod error;
 pub mod memory;
 mod path;
@@ -23,6 +24,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+pub use digest::{Algorithm, BadDigest, Digest, Hasher};
 pub use error::{Error, ErrorKind, Outcome, Result, Retry};
 pub use path::RemotePath;
 
@@ -69,6 +71,8 @@ pub enum Kind {
     File,
     /// A directory: a marker, a common prefix, or a container.
     Directory,
+    /// A symbolic link; its length is that of its target.
+    Symlink,
 }
 
 /// What is known of one name.
@@ -213,6 +217,14 @@ pub trait Store: Send + Sync + Debug {
         stat: &'a Stat,
     ) -> BoxFuture<'a, Result<Option<u64>>> {
         Box::pin(async move { Ok(stat.allocated) })
+    }
+
+    /// Where a symbolic link leads, as the kernel is told.
+    ///
+    /// Errors: `InvalidRange` if it is no link; as [`stat`](Store::stat).
+    fn read_link<'a>(&'a self, path: &'a RemotePath) -> BoxFuture<'a, Result<String>> {
+        let error = Error::new(ErrorKind::InvalidRange, "readlink", path, "it is no symbolic link");
+        Box::pin(async move { Err(error) })
     }
 
     /// Opens an existing blob in its current version, which the service was asked for now.

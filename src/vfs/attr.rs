@@ -18,6 +18,8 @@ pub enum FileKind {
     Regular,
     /// A directory.
     Directory,
+    /// A symbolic link.
+    Symlink,
 }
 
 /// Attributes of an inode.
@@ -145,6 +147,11 @@ impl Vfs {
         Ok(attributes.into_iter().map(name).collect::<String>().into_bytes())
     }
 
+    /// Where a symbolic link leads.
+    pub async fn readlink(&self, ino: u64) -> Result<String> {
+        Ok(self.store.read_link(&self.inode(ino)?.path()).await?)
+    }
+
     async fn properties(&self, ino: u64) -> Result<Vec<(std::borrow::Cow<'static, str>, String)>> {
         let inode = self.inode(ino)?;
         if inode.kind() == Kind::Directory || inode.is_detached() {
@@ -170,6 +177,7 @@ impl Vfs {
         let (kind, mode) = match stat.kind {
             Kind::File => (FileKind::Regular, 0o666),
             Kind::Directory => (FileKind::Directory, 0o777),
+            Kind::Symlink => (FileKind::Symlink, 0o777),
         };
         let fixed = self.config.read_only || stat.read_only.is_some();
         let denied = if fixed { 0o222 } else { 0 };
@@ -179,7 +187,12 @@ impl Vfs {
             size: stat.len,
             allocated: stat.allocated.unwrap_or(stat.len),
             modified: stat.modified.unwrap_or(self.mounted_at),
-            perm: (mode & !self.config.umask & !denied) as u16,
+            // The kernel never looks at those of a link.
+            perm: if kind == FileKind::Symlink {
+                mode as u16
+            } else {
+                (mode & !self.config.umask & !denied) as u16
+            },
             uid: self.config.uid,
             gid: self.config.gid,
         }

@@ -109,7 +109,7 @@ impl Fold {
                 (Kind::File, None) => 'f',
                 (Kind::File, why) if why == BlobType::Block.read_only() => 'b',
                 (Kind::File, why) if why == BlobType::Append.read_only() => 'a',
-                (Kind::File, Some(_)) => 'o',
+                (Kind::File, Some(_)) | (Kind::Symlink, _) => 'o',
             };
             let version = stat.version.as_ref().map_or("", |version| &version.0);
             let _ = write!(

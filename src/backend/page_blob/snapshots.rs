@@ -274,7 +274,7 @@ impl PageBlobStore {
         };
         for ListEntry { stat, .. } in &mut entries {
             match stat.kind {
-                Kind::File => stat.read_only = Some(READ_ONLY),
+                Kind::File | Kind::Symlink => stat.read_only = Some(READ_ONLY),
                 Kind::Directory => stat.modified = taken_at(time),
             }
         }

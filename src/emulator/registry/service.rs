@@ -151,7 +151,8 @@ impl Serves for Service {
 
 impl Serves for DataPort {
     fn traffic(&self) -> &Traffic {
-        &self.0.data_traffic
+        let Self(service) = self;
+        &service.data_traffic
     }
 
     fn connection_rate(&self) -> Option<u64> {

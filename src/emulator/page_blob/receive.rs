@@ -116,7 +116,7 @@ pub(super) async fn body(
         }
         Expected::Memory => {
             let mut buffer = storage.pool.take(len as usize);
-            let mut crc = crc64fast_nvme::Digest::new();
+            let mut crc = hash::running_crc64();
             let mut at = 0;
             while let Some(bytes) = next(&mut body).await? {
                 let end = at + bytes.len();
@@ -124,14 +124,14 @@ pub(super) async fn body(
                 if corrupt {
                     spoil::bit(&mut buffer.as_mut()[at..end], at, len as usize);
                 }
-                crc.write(&buffer.as_ref()[at..end]);
+                crc.update(&buffer.as_ref()[at..end]);
                 at = end;
             }
             // MD5 costs milliseconds, and is computed only for those who send one.
             let wanted = call.headers.contains_key("content-md5");
             let md5 = wanted.then(|| hash::md5(buffer.as_ref()));
             call.payload = Payload::Memory(buffer);
-            (md5, hash::crc64_text(crc.sum64()))
+            (md5, hash::crc64_text(crc.finalize()))
         }
         Expected::Staged => {
             let container = match access::container(storage, call) {

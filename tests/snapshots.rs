@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use blobdir::emulator::page_blob::{Action, Operation, Rule, WELL_KNOWN_ACCOUNT};
+use blobdir::emulator::page_blob::{Action, Config, Operation, Rule, WELL_KNOWN_ACCOUNT};
 use blobdir::store::{Change, ErrorKind, RemotePath, Replace};
 use tempfile::TempDir;
 
@@ -267,7 +267,7 @@ fn the_directory_is_listed_on_request_and_hides_blobs_of_its_name() {
     assert_eq!(status, 201);
     fs::write(mount.path().join("f"), [1; 512]).unwrap();
     let taken = take(&mount.path().join("f"));
-    assert_eq!(names(mount.path()), [".snapshots", "f"]);
+    assert_eq!(names(mount.path()), [".snapshots", ".versions", "f"]);
     let snapshots = mount.path().join(".snapshots");
     assert_eq!(names(&snapshots).len(), 1, "{:?}", names(&snapshots));
     assert_eq!(names(&snapshots.join(NEVER)), [""; 0]);
@@ -319,7 +319,7 @@ fn every_kind_of_mount_has_them() {
             assert!(content.ends_with(blob), "{content:?} of {blob}");
         }
     }
-    assert_eq!(names(single.path()), [".snapshots", "two"]);
+    assert_eq!(names(single.path()), [".snapshots", ".versions", "two"]);
     assert_eq!(
         errno(fs::metadata(single.path().join(".snapshots").join(&times[1]).join("one"))),
         libc::ENOENT
@@ -348,6 +348,66 @@ fn a_block_blob_has_snapshots_too() {
     assert!(why.ends_with("it is no page blob, and only those are compared"), "{why}");
     fs::remove_file(&taken).unwrap();
     fs::remove_file(&live).unwrap();
+    mount.unmount();
+}
+
+#[test]
+fn versions_that_the_account_keeps_are_files_too() {
+    if let Some(reason) = cannot_mount() {
+        return skip(reason);
+    }
+    let service = Service::start_with(Config { versioning: true, ..Config::default() });
+    let mount = service.mount(&["show_snapshots", "attr_timeout=0"]);
+    let put = |name: &str, bytes: &'static [u8]| {
+        let headers = [("x-ms-blob-type", "BlockBlob")];
+        let path = format!("/{CONTAINER}/{name}");
+        let endpoint = service.endpoint();
+        let call = rest::put(&endpoint, &path, "", &headers, bytes);
+        assert_eq!(service.block_on(call), 201);
+    };
+    for bytes in [&b"one"[..], b"two!", b"three"] {
+        put("photos/cat.jpg", bytes);
+    }
+    put("other", b"x");
+    let versions = mount.path().join(".versions");
+    assert_eq!(names(mount.path()), [".snapshots", ".versions", "other", "photos"]);
+    let times = names(&versions);
+    let older: Vec<_> =
+        times.iter().map(|time| versions.join(time).join("photos/cat.jpg")).collect();
+    assert_eq!(older.len(), 2, "the blobs themselves are not among them: {times:?}");
+    assert_eq!(names(&versions.join(&times[0])), ["photos"]);
+    assert_eq!(names(older[0].parent().unwrap()), ["cat.jpg"]);
+    assert_eq!(fs::read(&older[0]).unwrap(), b"one");
+    assert_eq!(fs::read(&older[1]).unwrap(), b"two!");
+    assert_eq!(fs::metadata(&older[1]).unwrap().len(), 4);
+    assert_eq!(errno(OpenOptions::new().write(true).open(&older[0])), libc::EROFS);
+    assert_eq!(errno(File::create(older[0].with_extension("new"))), libc::EROFS);
+    // Snapshots and versions do not stand for each other.
+    let taken = take(&mount.path().join("other"));
+    let time = taken.parent().unwrap().file_name().unwrap();
+    assert_eq!(errno(fs::metadata(versions.join(time).join("other"))), libc::ENOENT);
+    let as_snapshot = mount.path().join(".snapshots").join(&times[0]).join("photos/cat.jpg");
+    assert_eq!(errno(fs::metadata(as_snapshot)), libc::ENOENT);
+    assert_eq!(names(&mount.path().join(".snapshots")), [time.to_str().unwrap()]);
+    let why = refusal(&["--diff".as_ref(), &taken, &older[0]]);
+    assert!(why.contains("the service compares snapshots alone"), "{why}");
+
+    // What is deleted becomes one, and comes back by cp.
+    let live = mount.path().join("photos/cat.jpg");
+    fs::remove_file(&live).unwrap();
+    assert_eq!(names(&versions).len(), 3);
+    let last = versions.join(names(&versions).last().unwrap()).join("photos/cat.jpg");
+    assert_eq!(fs::read(&last).unwrap(), b"three");
+    fs::create_dir(mount.path().join("photos")).unwrap();
+    copy(&last, &live);
+    assert_eq!(fs::read(&live).unwrap(), b"three");
+    // Each is deleted alone.
+    fs::remove_file(&older[0]).unwrap();
+    assert_eq!(errno(fs::read(&older[0])), libc::ENOENT);
+    fs::remove_dir(versions.join(&times[1])).unwrap();
+    assert_eq!(errno(fs::read(&older[1])), libc::ENOENT);
+    assert_eq!(fs::read(&last).unwrap(), b"three");
+    assert_eq!(fs::read(&live).unwrap(), b"three");
     mount.unmount();
 }
 

@@ -9,6 +9,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
+use super::older::Line;
 use crate::client::Effect;
 use crate::store::{Error, ErrorKind, Result};
 
@@ -24,15 +25,15 @@ const PATH: &AsciiSet =
 /// The same within a query.
 pub(super) const QUERY: &AsciiSet = &PATH.add(b'/');
 
-/// One blob's address, or that of one of its snapshots.
+/// One blob's address, or that of one of its snapshots or versions.
 #[derive(Clone)]
 pub(super) struct Address {
     url: Url,
     /// The blob's container and name.
     blob: Arc<str>,
     target: Arc<str>,
-    /// The time of the snapshot; `None` for the blob itself.
-    snapshot: Option<Arc<str>>,
+    /// Which snapshot or version it is; `None` for the blob itself.
+    older: Option<(Line, Arc<str>)>,
 }
 
 impl Address {
@@ -46,21 +47,21 @@ impl Address {
         let mut text = format!("{endpoint}/{container}/");
         let _ = write!(text, "{}", utf8_percent_encode(name, PATH));
         let url = Url::parse(&text).map_err(|error| bad(error.to_string()))?;
-        Ok(Address { url, blob: Arc::clone(&target), target, snapshot: None })
+        Ok(Address { url, blob: Arc::clone(&target), target, older: None })
     }
 
-    /// The address of this blob's snapshot of a time.
-    pub(super) fn at_snapshot(&self, time: &str) -> Address {
-        let mut url = self.url.clone();
-        url.set_query(Some(&format!("snapshot={}", utf8_percent_encode(time, QUERY))));
-        let blob = Arc::clone(&self.blob);
+    /// The address of this blob's snapshot or version of a time.
+    pub(super) fn older(&self, line: Line, time: &str) -> Address {
+        let (mut url, blob) = (self.url.clone(), Arc::clone(&self.blob));
+        let value = utf8_percent_encode(time, QUERY);
+        url.set_query(Some(&format!("{}={value}", line.parameter())));
         let target = format!("{blob} of {time}").into();
-        Address { url, blob, target, snapshot: Some(time.into()) }
+        Address { url, blob, target, older: Some((line, time.into())) }
     }
 
-    /// The time of the snapshot; `None` for the blob itself.
-    pub(super) fn snapshot(&self) -> Option<&str> {
-        self.snapshot.as_deref()
+    /// Which snapshot or version it is; `None` for the blob itself.
+    pub(super) fn time(&self) -> Option<(Line, &str)> {
+        self.older.as_ref().map(|(line, time)| (*line, &**time))
     }
 
     /// Container and name of the blob, `container/name`.
@@ -68,10 +69,12 @@ impl Address {
         &self.blob
     }
 
-    /// `pairs` of a query, and what chooses the snapshot, if it is one.
+    /// `pairs` of a query, and what chooses the snapshot or version, if it is one.
     pub(super) fn query(&self, pairs: &str) -> String {
-        match &self.snapshot {
-            Some(time) => format!("{pairs}&snapshot={}", utf8_percent_encode(time, QUERY)),
+        match &self.older {
+            Some((line, time)) => {
+                format!("{pairs}&{}={}", line.parameter(), utf8_percent_encode(time, QUERY))
+            }
             None => pairs.to_owned(),
         }
     }

@@ -9,6 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 
 use super::address::{Address, etag_value};
 use super::length::PAGE;
+use super::older::Line;
 use super::store::PageBlobStore;
 use super::wire::BlobType;
 use crate::store::{Change, ChangePage, Cursor, Error, ErrorKind, RemotePath, Result};
@@ -70,9 +71,15 @@ impl PageBlobStore {
         let unsupported =
             |path: &RemotePath, why: &str| Error::new(ErrorKind::Unsupported, "compare", path, why);
         let (older, at) = (self.readable("compare", from)?, self.readable("compare", to)?);
-        let previous = older
-            .snapshot()
-            .ok_or_else(|| unsupported(from, "it is no snapshot, and the older one must be one"))?;
+        let Some((Line::Snapshots, previous)) = older.time() else {
+            return Err(unsupported(from, "it is no snapshot, and the older one must be one"));
+        };
+        if matches!(at.time(), Some((Line::Versions, _))) {
+            return Err(unsupported(
+                to,
+                "it is a version, and the service compares snapshots alone",
+            ));
+        }
         if at.blob() != older.blob() {
             return Err(unsupported(
                 to,

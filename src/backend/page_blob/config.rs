@@ -72,7 +72,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         name: "show_snapshots",
         value: None,
         default: None,
-        help: "list the directory .snapshots, which is there in any case",
+        help: "list the directories .snapshots and .versions, which are there in any case",
     },
     OptionSpec {
         name: "cpk",

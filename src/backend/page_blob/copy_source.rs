@@ -19,6 +19,7 @@ use super::address::{Address, QUERY, etag_value};
 use super::auth::{Credential, SERVICE_VERSION, add_sas};
 use super::entra;
 use super::in_force::InForce;
+use super::older::Line;
 use super::shared_key::SharedKey;
 
 const X_MS_COPY_SOURCE: HeaderName = HeaderName::from_static("x-ms-copy-source");
@@ -43,12 +44,16 @@ pub(super) struct Source {
 
 impl Source {
     /// The blob at `at`, which `credential` opens. In the version `etag`, or whichever it has. `None` if its
-    /// URL is too long for the service.
+    /// URL is too long for the service, and for a version of the account's own, which no signature made here
+    /// is for.
     pub(super) fn new(
         at: &Address,
         etag: Option<&str>,
         credential: Arc<InForce>,
     ) -> Option<Source> {
+        if matches!(at.time(), Some((Line::Versions, _))) {
+            return None;
+        }
         let source = Source { at: at.clone(), etag: etag.map(etag_value), credential };
         let url = source.url(&source.credential.get().credential);
         (url.as_str().len() <= MAX_URL).then_some(source)
@@ -116,8 +121,8 @@ fn read_signature(key: &SharedKey, at: &Address, https: bool, end: SystemTime) -
     let end = iso_time(end);
     let protocols = if https { "https" } else { "https,http" };
     let resource = format!("/blob/{}/{}", key.account(), at.blob());
-    let (kind, snapshot) = match at.snapshot() {
-        Some(time) => ("bs", time),
+    let (kind, snapshot) = match at.time() {
+        Some((_, time)) => ("bs", time),
         None => ("b", ""),
     };
     let fields = [
@@ -194,10 +199,10 @@ mod tests {
         const TIME: &str = "2026-11-20T06:54:00.0000000Z";
         let key = SharedKey::new("devstoreaccount1", KEY).unwrap();
         let (blob, end) = (address("a"), UNIX_EPOCH);
-        let at = blob.at_snapshot(TIME);
+        let at = blob.older(Line::Snapshots, TIME);
         let query = read_signature(&key, &at, true, end);
         assert!(query.contains("&sr=bs&"), "{query}");
-        let other = blob.at_snapshot("2026-11-20T06:54:00.0000001Z");
+        let other = blob.older(Line::Snapshots, "2026-11-20T06:54:00.0000001Z");
         assert_ne!(query, read_signature(&key, &other, true, end), "it is for one snapshot");
         let credential = InForce::new(Credential::SharedKey(key), None);
         let mut headers = HeaderMap::new();

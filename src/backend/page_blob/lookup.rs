@@ -7,7 +7,7 @@ use super::address::Address;
 use super::client::Listing;
 use super::length::{self, Extent};
 use super::listing::{Fold, Found, SHADOWED, SLASH_AT_END, unshowable};
-use super::snapshots::DIR as SNAPSHOTS;
+use super::older::Line;
 use super::store::{PageBlobStore, not_found};
 use super::wire::{Item, Properties};
 use crate::store::{
@@ -230,7 +230,7 @@ impl PageBlobStore {
         let mut entries = Vec::with_capacity(page.items.len());
         let is_top = prefix == self.root.prefix;
         if is_top && cursor.is_none() {
-            entries.extend(self.snapshots_entry());
+            entries.extend(self.older_entries());
         }
         for item in page.items {
             let Some(name) = item.name().strip_prefix(prefix) else {
@@ -257,13 +257,14 @@ impl PageBlobStore {
             let shown = match &found {
                 Found::Blob(name, _) | Found::Directory(name) => *name,
             };
-            if is_top && shown == SNAPSHOTS {
+            if let Some(line) = Line::ALL.iter().find(|line| is_top && line.dir() == shown) {
                 self.hidden.note(SHADOWED, &format!("{container}/{}", item.name()));
-                if self.notes.first(SNAPSHOTS) {
+                if self.notes.first(line.dir()) {
                     log::warn!(
                         target: "http",
-                        "{container}: {:?} is not shown, because the directory of snapshots has this name",
-                        item.name()
+                        "{container}: {:?} is not shown, because the directory of {} has this name",
+                        item.name(),
+                        line.included()
                     );
                 }
                 continue;
@@ -292,10 +293,10 @@ impl PageBlobStore {
         Ok(ListPage { entries, next })
     }
 
-    /// The directory of snapshots in a listing, if it is to be there.
-    fn snapshots_entry(&self) -> Option<ListEntry> {
-        let entry = || ListEntry { name: SNAPSHOTS.to_owned(), stat: Stat::directory() };
-        self.root.show_snapshots.then(entry)
+    /// The directories of snapshots and versions in a listing, if they are to be there.
+    fn older_entries(&self) -> impl Iterator<Item = ListEntry> {
+        let entry = |line: Line| ListEntry { name: line.dir().to_owned(), stat: Stat::directory() };
+        Line::ALL.into_iter().filter(|_| self.root.show_snapshots).map(entry)
     }
 
     /// Counts a name that cannot be shown, and says so of the first one of its kind.
@@ -310,7 +311,7 @@ impl PageBlobStore {
         let path = RemotePath::root().join(only);
         let path = path.ok_or_else(|| not_found("stat", only, "it cannot be shown"))?;
         let mut page = ListPage::default();
-        page.entries.extend(self.snapshots_entry());
+        page.entries.extend(self.older_entries());
         match self.stat(&path).await {
             Ok(mut stat) => {
                 stat.attributes.clear();

@@ -10,7 +10,8 @@
 //! | `errors` | what error codes mean |
 //! | `store`, `lookup`, `listing`, `rename`, `transfer` | the namespace |
 //! | `blob`, `extents` | one version, read-only; where a blob holds data |
-//! | `snapshots`, `snapshot_ops`, `changes` | older states as directories, the operations on them, what has changed since |
+//! | `older`, `snapshots`, `snapshot_lists` | what blobs were before, as files in directories |
+//! | `snapshot_ops`, `changes` | the operations on that, and what has changed since |
 //! | `updates`, `etags`, `length` | a blob that is updated in place, its versions, its length |
 //! | `copy_ops`, `copy_source` | copies by the service: the operations, what it is told to copy from |
 //! | `takeover`, `lease`, `renewal`, `state_dir` | becoming its only writer |
@@ -38,9 +39,11 @@ mod lease;
 mod length;
 mod listing;
 mod lookup;
+mod older;
 mod rename;
 mod renewal;
 mod shared_key;
+mod snapshot_lists;
 mod snapshot_ops;
 mod snapshots;
 mod state_dir;

@@ -1,4 +1,4 @@
-//! The Blob service's operations on snapshots, one thin method each, as in [`client`](super::client).
+//! The Blob service's operations on snapshots and versions, one thin method each, as in [`client`](super::client).
 
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use percent_encoding::utf8_percent_encode;
 
 use super::address::{Address, QUERY};
 use super::client::{Listing, Rest, corrupt, range_value};
+use super::older::Line;
 use super::wire::{self, BlobPage, RangePage};
 use crate::client::Effect;
 use crate::store::{ErrorKind, Outcome, Result};
@@ -33,8 +34,8 @@ impl Rest {
         })
     }
 
-    /// Delete Blob: one snapshot. Its time never comes again, so that a duplicate does nothing.
-    pub(super) async fn delete_snapshot(&self, at: &Address) -> Result<()> {
+    /// Delete Blob: one snapshot or version. Its time never comes again, so that a duplicate does nothing.
+    pub(super) async fn delete_older(&self, at: &Address) -> Result<()> {
         let request = self.at("Delete Blob", at, Method::DELETE, Effect::Guarded);
         match self.http.call(&request).await {
             Ok(_) => Ok(()),
@@ -48,12 +49,14 @@ impl Rest {
         }
     }
 
-    /// List Blobs: blobs whose names begin with `prefix`, each after its snapshots in order of their
-    /// times. At most `max` of both, and as many as the service gives if that is `None`.
+    /// List Blobs: blobs whose names begin with `prefix`, each with its snapshots or versions; those come
+    /// before it, in order of their times. At most `max` of all, and as many as the service gives if that is
+    /// `None`.
     ///
     /// The service refuses a delimiter here.
-    pub(super) async fn list_snapshots(
+    pub(super) async fn list_older(
         &self,
+        line: Line,
         container: &str,
         prefix: &str,
         marker: Option<&str>,
@@ -61,7 +64,8 @@ impl Rest {
     ) -> Result<BlobPage> {
         let max = max.unwrap_or(LARGEST_PAGE);
         let listing = Listing { prefix, folded: false, marker, max, attributes: false };
-        self.list_including("metadata%2Csnapshots", container, &listing).await
+        let include = format!("metadata%2C{}", line.included());
+        self.list_including(&include, container, &listing).await
     }
 
     /// Get Page Ranges: one page of what has changed inside `range` since the snapshot of `previous`, in

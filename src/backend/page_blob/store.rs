@@ -14,10 +14,10 @@ use super::config::is_container_name;
 use super::delivery::Doubts;
 use super::lease::Leases;
 use super::listing::{Hidden, Notes};
-use super::snapshots::Spot;
+use super::older::Spot;
 use super::updates::{MAX_LEN, MAX_UPDATE};
 use super::wire::Item;
-use super::{extents, length, rename, snapshots};
+use super::{extents, length, rename};
 use crate::store::{
     Access, BlobMut, BoxFuture, Capabilities, ChangePage, Cursor, Error, ErrorKind, Kind, ListPage,
     Moved, Opened, RemotePath, Replace, Result, Stat, Store, Version, WriteModel,
@@ -32,7 +32,7 @@ pub(super) struct Root {
     pub(super) prefix: String,
     /// The only name in it, where one blob is mounted.
     pub(super) only: Option<String>,
-    /// Listings show the directory of snapshots; it is there in any case.
+    /// Listings show the directories of snapshots and versions; they are there in any case.
     pub(super) show_snapshots: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Place {
     Top(String),
     /// A name in a container.
     Name(String, String),
-    /// Among the snapshots of what is mounted of a container.
+    /// Among the snapshots or versions of what is mounted of a container.
     Snapshots(String, Spot),
 }
 
@@ -107,7 +107,9 @@ impl PageBlobStore {
         }
         match Spot::of(below) {
             Some(Some(spot)) => return Ok(Place::Snapshots(container, spot)),
-            Some(None) => return Err(not_found("stat", path, "no snapshot can have this name")),
+            Some(None) => {
+                return Err(not_found("stat", path, "no snapshot or version can have this name"));
+            }
             None => {}
         }
         if self.root.only.as_deref().is_some_and(|only| only != below) {
@@ -120,7 +122,7 @@ impl PageBlobStore {
     pub(super) fn name(&self, op: &'static str, path: &RemotePath) -> Result<(String, String)> {
         match self.place(path)? {
             Place::Name(container, name) => Ok((container, name)),
-            Place::Snapshots(..) => Err(snapshots::read_only(op, path)),
+            Place::Snapshots(_, spot) => Err(spot.read_only(op, path)),
             Place::Top(_) | Place::Account if path.is_root() => Err(Error::new(
                 ErrorKind::IsDirectory,
                 op,

@@ -62,6 +62,8 @@ pub(super) struct Properties {
     pub(super) modified: Option<SystemTime>,
     /// The time of the snapshot that this is, where a listing tells; `None` for the blob itself.
     pub(super) snapshot: Option<Box<str>>,
+    /// The name of the version that this is, likewise.
+    pub(super) version: Option<Box<str>>,
     /// Metadata, names in lower case.
     pub(super) metadata: Vec<(String, String)>,
     /// Everything else that is worth showing, by the name it is shown under.
@@ -77,6 +79,7 @@ impl Default for Properties {
             sequence: None,
             modified: None,
             snapshot: None,
+            version: None,
             metadata: Vec::new(),
             attributes: Vec::new(),
         }
@@ -173,6 +176,7 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
     let mut name: Option<String> = None;
     let mut found = Properties::default();
     let mut seen_type = false;
+    let mut is_current = false;
     let mut fault = None;
     walk(body, |path, node| {
         let tail = path.get(1..).unwrap_or_default();
@@ -187,6 +191,7 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
             Node::Open => {
                 if parts[..2] == ["Blobs", "Blob"] && tail.len() == 2 {
                     (name, found, seen_type) = (None, Properties::default(), false);
+                    is_current = false;
                 } else if parts[..2] == ["Blobs", "BlobPrefix"] && tail.len() == 2 {
                     name = None;
                 }
@@ -209,6 +214,10 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
             ["Blobs", "Blob", "Snapshot", ""] if !text.is_empty() => {
                 found.snapshot = Some(text.into());
             }
+            ["Blobs", "Blob", "VersionId", ""] if !text.is_empty() => {
+                found.version = Some(text.into());
+            }
+            ["Blobs", "Blob", "IsCurrentVersion", ""] => is_current = text == "true",
             ["Blobs", "Blob", "Properties", key] if !key.is_empty() => {
                 seen_type |= key == "BlobType";
                 if !property(&mut found, key, text, attributes) {
@@ -220,7 +229,8 @@ pub(super) fn parse_blobs(body: &[u8], attributes: bool) -> Result<BlobPage, Str
             }
             ["Blobs", "Blob", "", ""] => match name.take() {
                 Some(name) if seen_type => {
-                    let found = std::mem::take(&mut found);
+                    let mut found = std::mem::take(&mut found);
+                    found.version.take_if(|_| is_current);
                     page.items.push(Item::Blob(name, Box::new(found)));
                 }
                 Some(_) => fault = Some("a blob in it has no type"),

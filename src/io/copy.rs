@@ -245,6 +245,10 @@ impl File {
     /// Makes room for updates up to `end`.
     async fn make_room(self: &Arc<Self>, writer: &Arc<dyn BlobMut>, end: u64) -> Result<()> {
         self.apply_cut(writer).await?;
+        if self.lock().cut.is_some() {
+            // What must be sent before may take long, and the cut takes the room away again.
+            return Err(refused("the file is being cut"));
+        }
         if end > writer.capacity() {
             writer.reserve(self.room_for(writer.capacity(), end)).await?;
         }

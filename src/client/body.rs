@@ -2,24 +2,30 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// The largest frame handed to the transport, in bytes: small enough that progress on a slow uplink
 /// is seen several times a second, large enough to cost nothing.
 const FRAME: usize = 256 << 10;
 
-/// Counts the frames that the transport has taken, so that a slow upload is told from a stuck one.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+/// When the transport last took a frame, so that a slow upload is told from a stuck one.
+#[derive(Clone, Debug)]
+pub(super) struct Progress(Arc<Mutex<Instant>>);
 
 impl Progress {
-    /// Frames taken so far.
-    pub(super) fn taken(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Begins now.
+    pub(super) fn new() -> Progress {
+        Progress(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// When a frame was taken last, or this began.
+    pub(super) fn last(&self) -> Instant {
+        *self.0.lock()
     }
 }
 
@@ -62,7 +68,7 @@ impl Body for Pieces {
         let take = self.current.len().min(FRAME);
         let frame = self.current.split_to(take);
         self.left -= take as u64;
-        self.progress.0.fetch_add(1, Ordering::Relaxed);
+        *self.progress.0.lock() = Instant::now();
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 
@@ -79,22 +85,27 @@ impl Body for Pieces {
 mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
 
     use bytes::Bytes;
     use http_body::Body;
+    use tokio::time::Instant;
 
     use super::{FRAME, Pieces, Progress};
 
-    #[test]
-    fn gives_every_byte_once_in_bounded_frames() {
+    #[tokio::test(start_paused = true)]
+    async fn gives_every_byte_once_in_bounded_frames_and_tells_when() {
         let big = Bytes::from(vec![7u8; FRAME + 5]);
         let pieces = vec![Bytes::from_static(b"ab"), Bytes::new(), big.clone()];
-        let progress = Progress::default();
+        let progress = Progress::new();
         let mut body = pin!(Pieces::new(pieces, progress.clone()));
         assert_eq!(body.size_hint().exact(), Some(FRAME as u64 + 7));
         let mut cx = Context::from_waker(Waker::noop());
         let mut seen = Vec::new();
-        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
+        loop {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) else { break };
+            assert_eq!(progress.last(), Instant::now());
             let data = frame.unwrap().into_data().unwrap();
             assert!(!data.is_empty() && data.len() <= FRAME);
             seen.extend_from_slice(&data);
@@ -103,6 +114,5 @@ mod tests {
         assert_eq!(seen.len(), FRAME + 7);
         assert_eq!(&seen[..2], b"ab");
         assert_eq!(&seen[2..], &big[..]);
-        assert_eq!(progress.taken(), 3);
     }
 }

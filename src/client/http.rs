@@ -33,6 +33,10 @@ const READ_IDLE: Duration = Duration::from_secs(10);
 /// outcome unknown; the service itself gives up after 30 s.
 const UPDATE_IDLE: Duration = Duration::from_secs(32);
 
+/// The slowest uplink that works, in bytes a second: what the transport has taken may be in its buffers for
+/// as long as that takes, and is no sign of a service that hangs.
+const SLOWEST: u64 = 128 << 10;
+
 /// When an unused connection is dropped. Servers drop theirs after 5 s at the earliest (Azurite,
 /// Node); a request that meets the server's own close would have an unknown outcome.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -303,7 +307,7 @@ impl Client {
         };
         let mut attempt = reqwest::Request::new(request.method.clone(), url);
         *attempt.headers_mut() = headers;
-        let progress = Progress::default();
+        let progress = Progress::new();
         if !request.body.is_empty() {
             let body = Pieces::new(request.body.clone(), progress.clone());
             *attempt.body_mut() = Some(reqwest::Body::wrap(body));
@@ -323,14 +327,16 @@ impl Client {
                 });
             }
         };
+        let sent = Instant::now();
+        let quiet = idle + Duration::from_millis(length(&request.body) * 1000 / SLOWEST);
+        let limit = || deadline.min(progress.last().max(sent) + quiet);
         let mut sending = pin!(self.transport.execute(attempt));
         let response = loop {
-            let taken = progress.taken();
-            let limit = deadline.min(Instant::now() + idle);
-            match timeout_at(limit, &mut sending).await {
+            let until = limit();
+            match timeout_at(until, &mut sending).await {
                 Ok(Ok(response)) => break response,
                 Ok(Err(error)) => return Err(names.lost(&error)),
-                Err(_) if limit < deadline && progress.taken() > taken => {}
+                Err(_) if until < limit() => {}
                 Err(_) => return Err(names.silent()),
             }
         };

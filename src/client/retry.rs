@@ -28,7 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// How often what was sent or answered may be damaged before that is told.
-const DAMAGED: u32 = 3;
+const DAMAGED: u32 = 5;
 
 /// An attempt that did not succeed.
 #[derive(Clone, Debug)]

@@ -182,7 +182,24 @@ async fn answers_that_stay_wrong_are_corrupt() {
     bench.inject(Operation::GetBlob, Action::WrongContentRange { shift: 512 }, 100);
     let (got, cost) = bench.cost(read_all(&*reader, 0..2048)).await;
     assert_eq!(got.unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(cost["GetBlob"], 3);
+    assert_eq!(cost["GetBlob"], 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_that_make_no_sense_are_asked_for_again() {
+    let bench = Bench::start().await;
+    let blob = bench.blob("f", &bytes(4096)).await;
+    for fault in [Action::ShortBody { bytes: 1 }, Action::Truncate { bytes: 100 }] {
+        bench.inject(Operation::ListBlobs, fault.clone(), 1);
+        let (stat, cost) = bench.cost(bench.store.stat(&path("f"))).await;
+        assert_eq!((stat.unwrap().len, cost["ListBlobs"]), (4096, 2), "{fault:?}");
+        bench.inject(Operation::GetPageRanges, fault.clone(), 1);
+        let (ranges, cost) = bench.cost(all_extents(&*blob, 0..4096)).await;
+        assert_eq!((ranges.unwrap(), cost["GetPageRanges"]), (vec![0..4096], 2), "{fault:?}");
+    }
+    bench.inject(Operation::ListBlobs, Action::ShortBody { bytes: 1 }, 100);
+    let (stat, cost) = bench.cost(bench.store.stat(&path("f"))).await;
+    assert_eq!((stat.unwrap_err().kind(), cost["ListBlobs"]), (ErrorKind::Corrupt, 5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

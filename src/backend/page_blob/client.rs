@@ -29,6 +29,9 @@ const X_MS_PAGE_WRITE: HeaderName = HeaderName::from_static("x-ms-page-write");
 const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
 const X_MS_SOURCE_RANGE: HeaderName = HeaderName::from_static("x-ms-source-range");
 
+/// How often a document may make no sense before it counts as corrupt.
+const SENSELESS_ANSWERS: u32 = 5;
+
 /// What to list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listing<'a> {
@@ -169,9 +172,8 @@ impl Rest {
             add("marker", marker);
         }
         let target = format!("{container}/{}", listing.prefix);
-        let reply = self.get_document("List Blobs", container, &target, &query).await?;
-        wire::parse_blobs(&reply.body, listing.attributes)
-            .map_err(|why| corrupt("List Blobs", &target, &why))
+        let request = self.get_document("List Blobs", container, &target, &query)?;
+        self.read_document(&request, |body| wire::parse_blobs(body, listing.attributes)).await
     }
 
     /// List Containers.
@@ -184,24 +186,45 @@ impl Rest {
         if let Some(marker) = marker {
             let _ = write!(query, "&marker={}", utf8_percent_encode(marker, QUERY));
         }
-        let reply = self.get_document("List Containers", "", "/", &query).await?;
-        wire::parse_containers(&reply.body).map_err(|why| corrupt("List Containers", "/", &why))
+        let request = self.get_document("List Containers", "", "/", &query)?;
+        self.read_document(&request, wire::parse_containers).await
     }
 
-    /// GETs something that is no blob.
-    async fn get_document(
+    /// A GET of something that is no blob.
+    fn get_document(
         &self,
         op: &'static str,
         container: &str,
         target: &str,
         query: &str,
-    ) -> Result<Reply> {
+    ) -> Result<Request> {
         let url = Url::parse(&format!("{}/{container}", self.endpoint))
             .map_err(|error| Error::new(ErrorKind::BadName, op, target, error.to_string()))?;
         let mut request = Request::new(op, Arc::from(target), Method::GET, url, Effect::Read);
         request.attempts = self.attempts;
         self.query(&mut request, query);
-        self.http.call(&request).await
+        Ok(request)
+    }
+
+    /// Reads a document whole. One that makes no sense, cut off perhaps, is asked for again.
+    pub(super) async fn read_document<T>(
+        &self,
+        request: &Request,
+        parse: impl Fn(&[u8]) -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        let mut senseless = 0;
+        loop {
+            let reply = self.http.call(request).await?;
+            let why = match parse(&reply.body) {
+                Ok(document) => return Ok(document),
+                Err(why) => why,
+            };
+            senseless += 1;
+            if senseless == SENSELESS_ANSWERS {
+                return Err(corrupt(request.op, &request.target, &why));
+            }
+            log::debug!(target: "http", "{} {}: {why}; again", request.op, request.target);
+        }
     }
 
     /// Get Blob Properties, with the headers they were made of.
@@ -277,8 +300,7 @@ impl Rest {
         if let Some(etag) = etag {
             request.headers.insert(IF_MATCH, etag.clone());
         }
-        let reply = self.http.call(&request).await?;
-        wire::parse_ranges(&reply.body).map_err(|why| corrupt("Get Page Ranges", at.target(), &why))
+        self.read_document(&request, wire::parse_ranges).await
     }
 
     /// A Put Page, update, to be sent by [`send_update`](Rest::send_update).

@@ -89,7 +89,6 @@ impl Rest {
         self.query(&mut request, &query);
         request.headers.insert(X_MS_RANGE, range_value(range));
         request.headers.insert(IF_MATCH, etag);
-        let reply = self.http.call(&request).await?;
-        wire::parse_ranges(&reply.body).map_err(|why| corrupt(request.op, at.target(), &why))
+        self.read_document(&request, wire::parse_ranges).await
     }
 }

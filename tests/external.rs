@@ -12,11 +12,13 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use blobdir::emulator::page_blob::Rule;
 use tempfile::TempDir;
 
 use support::azurite::Azurite;
+use support::service::Service;
 use support::{
-    BLOBDIR, Emulator, Mount, account, cannot_mount, not_root, output_within, root, skip,
+    BLOBDIR, Emulator, Mount, account, cannot_mount, moods, not_root, output_within, root, skip,
 };
 
 const CONTAINER: &str = "external";
@@ -38,8 +40,13 @@ fn source() -> String {
 
 /// Runs a script of this folder; panics with what it said unless it succeeds.
 fn run(script: &str, limit: Duration, arguments: &[&str]) {
+    run_with(script, limit, arguments, &[]);
+}
+
+/// The same with more variables.
+fn run_with(script: &str, limit: Duration, arguments: &[&str], environment: &[(&str, &str)]) {
     let mut command = Command::new(root().join("tests/external").join(script));
-    command.args(arguments);
+    command.args(arguments).envs(environment.iter().copied());
     let output = output_within(limit, command);
     assert!(output.success, "{script} {} failed:\n{}", arguments.join(" "), output.text);
     println!("{}", output.text);
@@ -112,6 +119,50 @@ fn fsx() {
 #[test]
 fn fio() {
     group("fio");
+}
+
+/// The same while one answer in ten fails, in every way there is: nobody sees more of it than its pauses.
+/// Not all is cached, so that what is read comes from the service too. Each environment is a run.
+fn group_over_a_moody_service(
+    name: &str,
+    cache_size: &str,
+    environments: &[&[(&str, &str)]],
+    rules: Vec<Rule>,
+) {
+    let _alone = alone();
+    if let Some(reason) = cannot_mount() {
+        return skip(reason);
+    }
+    let service = Service::start();
+    let mount = service.mount(&[&format!("cache_size={cache_size}")]);
+    for rule in rules {
+        service.server().inject(rule).expect("a rule that makes sense");
+    }
+    for environment in environments {
+        run_with("suite.sh", GROUP_LIMIT, &[utf8(mount.path()), name], environment);
+    }
+    mount.unmount();
+    for state in service.server().faults() {
+        println!("{:5} of {:6}: {:?}", state.injected, state.matched, state.rule.fault);
+        // Nine out of ten thousand times as often as not at all.
+        let rare = state.matched as f64 * state.rule.probability < 10.0;
+        assert!(state.injected > 0 || rare, "never played: {:?}", state.rule);
+    }
+}
+
+/// Also in a file that does not fit the cache, and with a silence or two.
+#[test]
+fn fsx_over_a_moody_service() {
+    let small = [("SUITE_FSX_SEEDS", "11 12"), ("SUITE_FSX_OPS", "2000")];
+    let large = [("SUITE_FSX_SEEDS", "21 22"), ("SUITE_FSX_OPS", "400"), ("SUITE_FSX_SCALE", "16")];
+    let rules = moods::silence(300).into_iter().chain(moods::every_kind(0.1));
+    group_over_a_moody_service("fsx", "4MiB", &[&small, &large], rules.collect());
+}
+
+#[test]
+fn fio_over_a_moody_service() {
+    let smaller = [("SUITE_FIO_PERCENT", "30")];
+    group_over_a_moody_service("fio", "4MiB", &[&smaller], moods::every_kind(0.1));
 }
 
 /// The same over a server that others wrote, for what it can do.

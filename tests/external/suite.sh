@@ -9,6 +9,8 @@
 #
 #   SUITE_FSX_SEEDS   seeds of the fsx runs, "1 2 3"
 #   SUITE_FSX_OPS     operations of each, 20000
+#   SUITE_FSX_SCALE   how many times as large as fsx.toml says file and operations are, 1
+#   SUITE_FIO_PERCENT how much of the fio runs, 100
 set -euo pipefail
 
 readonly GROUPS_ALL=(dd copy names size loop qemu_img qemu_io fsx fio)
@@ -535,6 +537,10 @@ group_fsx() {
   local seed operations=${SUITE_FSX_OPS:-20000}
   needs "$fsx" || return 0
   export FSX=$fsx FSX_CONFIG=$here/fsx.toml
+  if [[ -n ${SUITE_FSX_SCALE:-} ]]; then
+    awk -v scale="$SUITE_FSX_SCALE" '/^(flen|max) = / { $3 *= scale } { print }' "$FSX_CONFIG" >"$scratch/fsx.toml"
+    FSX_CONFIG=$scratch/fsx.toml
+  fi
   for seed in ${SUITE_FSX_SEEDS:-1 2 3}; do
     check "$operations operations, seed $seed" fsx_run "$seed" "$operations"
   done
@@ -552,14 +558,17 @@ fio_verify() {
   forget "$D/data"
   fio "${options[@]}" --verify_only
 }
+# So many MiB, or the part of them that is asked for.
+fio_size() { echo "$(($1 * 1024 * ${SUITE_FIO_PERCENT:-100} / 100))k"; }
 export -f fio_verify
 group_fio() {
   needs fio || return 0
-  check "4k to 64k, crc32c" fio_verify --size=48m --bsrange=4k-64k
-  check "3000 bytes, crc32c" fio_verify --size=9000000 --bs=3000 --bs_unaligned=1
-  check "4k to 64k, O_DIRECT, crc32c" fio_verify --size=24m --bsrange=4k-64k --direct=1
-  check "512 bytes to 8k with an fsync every 64, crc32c" fio_verify --size=8m --bsrange=512-8k --fsync=64
-  check "four writers in one file, crc32c" fio_verify --size=8m --bsrange=4k-64k --numjobs=4 --offset_increment=8m --thread
+  check "4k to 64k, crc32c" fio_verify --size="$(fio_size 48)" --bsrange=4k-64k
+  check "3000 bytes, crc32c" fio_verify --size="$(fio_size 9)" --bs=3000 --bs_unaligned=1
+  check "4k to 64k, O_DIRECT, crc32c" fio_verify --size="$(fio_size 24)" --bsrange=4k-64k --direct=1
+  check "512 bytes to 8k with an fsync every 64, crc32c" fio_verify --size="$(fio_size 8)" --bsrange=512-8k --fsync=64
+  check "four writers in one file, crc32c" fio_verify --size="$(fio_size 8)" --bsrange=4k-64k --numjobs=4 \
+    --offset_increment="$(fio_size 8)" --thread
 }
 
 # -- running -----------------------------------------------------------------------------------------------------------

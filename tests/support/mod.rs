@@ -7,6 +7,8 @@
 
 pub(crate) mod account;
 pub(crate) mod azurite;
+#[cfg(feature = "emulator")]
+pub(crate) mod moods;
 mod process;
 pub(crate) mod random;
 #[cfg(feature = "emulator")]

@@ -36,6 +36,10 @@ const LONG: Duration = Duration::from_secs(2 * 3600);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// The longest pause where there is no token and operations wait: an endpoint that has come back is noticed
+/// within this time.
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+
 /// A token that the service refuses is fetched anew at most so often: if the next one is refused too,
 /// fetching is no remedy.
 const FORCED_APART: Duration = Duration::from_secs(30);
@@ -334,17 +338,23 @@ impl Tokens {
                 state.failures = 0;
             }
             Err(why) => {
-                let pause = pause(state.failures);
-                state.failures += 1;
                 let left = state.token.as_ref().map(|token| token.ends.duration_since(now));
-                match left.filter(|left| !left.is_zero()) {
-                    Some(left) => log::warn!(
-                        target: "http",
-                        "{}; the token in use holds for {} s yet", why.message(), left.as_secs()
-                    ),
-                    // The operations that wait for it say so, each in its own line.
-                    None => log::debug!(target: "http", "{}", why.message()),
-                }
+                let longest = match left.filter(|left| !left.is_zero()) {
+                    Some(left) => {
+                        log::warn!(
+                            target: "http",
+                            "{}; the token in use holds for {} s yet", why.message(), left.as_secs()
+                        );
+                        LONGEST_PAUSE
+                    }
+                    None => {
+                        // The operations that wait for it say so, each in its own line.
+                        log::debug!(target: "http", "{}", why.message());
+                        LONGEST_WAIT
+                    }
+                };
+                let pause = pause(state.failures).min(longest);
+                state.failures += 1;
                 state.failed = Some((why, now + pause));
             }
         }

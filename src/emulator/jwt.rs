@@ -63,7 +63,9 @@ impl<'a> Jwt<'a> {
 
     /// A claim that is a time, in milliseconds since 1970.
     pub(super) fn time(&self, claim: &str) -> Option<i64> {
-        self.claims[claim].as_i64()?.checked_mul(1000)
+        // A number of seconds, whole or not.
+        let seconds = self.claims[claim].as_f64().filter(|seconds| seconds.is_finite())?;
+        Some((seconds * 1000.0) as i64)
     }
 }
 

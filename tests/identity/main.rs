@@ -6,6 +6,7 @@
 
 mod cloud;
 mod identities;
+mod judge;
 mod mounts;
 mod tokens;
 

@@ -1,7 +1,7 @@
 //! Real mounts: by identities, and by credentials that change under them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ use blobdir::emulator::page_blob::Operation;
 
 use crate::cloud::{APPLICATION, Cloud, Environment, SECRET, variables};
 use crate::support::service::{CONTAINER, Service};
-use crate::support::{BLOBDIR, Mount, account, cannot_mount, output_within, skip};
+use crate::support::{BLOBDIR, Mount, Process, account, cannot_mount, output_within, skip};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long a command may take.
@@ -163,6 +163,33 @@ fn who_is_logged_in_with_the_azure_cli_mounts() {
     write(&mount.path().join("file"), b"written by a person");
     assert_no_secret(&mount.log(), &["token-of-the-cli"]);
     mount.unmount();
+}
+
+#[test]
+fn what_the_emulator_says_to_export_is_all_that_a_mount_needs() {
+    if let Some(reason) = cannot_mount() {
+        return skip(reason);
+    }
+    let mut command = Command::new(BLOBDIR);
+    command.args(["emulator", "page-blob", "--listen", "127.0.0.1:0", "--container", CONTAINER]);
+    command.arg("--identity");
+    let (_emulator, stdout) = Process::start_piped(command);
+    let mut env = Environment::new();
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        if let Some((name, value)) = line.strip_prefix("export ").and_then(|it| it.split_once('='))
+        {
+            env.push((name.to_owned(), value.trim_matches('\'').to_owned()));
+        }
+        if line.contains("AZURE_POD_IDENTITY_AUTHORITY_HOST") {
+            break;
+        }
+    }
+    let source = format!("az://{}/{CONTAINER}", account::NAME);
+    for auth in ["auth=client_secret", "auth=managed_identity"] {
+        let mount = Mount::start(&source, &[auth], &env);
+        write(&mount.path().join(auth), b"x");
+        mount.unmount();
+    }
 }
 
 // -- credentials that change ------------------------------------------------------------------------

@@ -21,6 +21,8 @@ readonly PACKAGES=(
   skopeo
   # the virtual machine of vm.sh
   busybox-static cpio kmod qemu-system-x86 xz-utils zstd
+  # certificates with RSA keys, for tests/identity
+  openssl
   # `make check` lints the scripts with it
   shellcheck
 )

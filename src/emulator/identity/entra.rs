@@ -2,7 +2,6 @@
 //!
 //! Errors are those of the real one, with the numbers by which its messages are known.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -33,8 +33,6 @@ pub(super) struct Directory {
     issuer: Arc<Issuer>,
     applications: Mutex<Vec<Application>>,
     platform_key: String,
-    /// Statements that were used.
-    seen: Mutex<HashSet<String>>,
 }
 
 impl fmt::Debug for Directory {
@@ -53,7 +51,6 @@ impl Directory {
             issuer,
             applications: Mutex::new(config.applications.clone()),
             platform_key: random_hex()?,
-            seen: Mutex::default(),
         })
     }
 
@@ -164,7 +161,9 @@ impl Directory {
             return refuse(50027, "JWT token is invalid or malformed.");
         };
         let now = self.issuer.now_ms();
-        let holds = match (statement.time("nbf"), statement.time("exp")) {
+        // The official clients say only when it was made.
+        let from = statement.time("nbf").or(statement.time("iat"));
+        let holds = match (from, statement.time("exp")) {
             (Some(from), Some(until)) => {
                 from <= now + SKEW_MS
                     && now < until + SKEW_MS
@@ -190,8 +189,16 @@ impl Directory {
         let Some(certificate) = &application.certificate else {
             return refuse(700027, "The certificate is not registered on application.");
         };
-        let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(certificate));
-        if statement.header["x5t#S256"] != hash || statement.header["typ"] != "JWT" {
+        let is_named = |by: &str, hash: &[u8]| {
+            // The official clients pad what the standard leaves bare.
+            let given = statement.header[by].as_str().unwrap_or_default().trim_end_matches('=');
+            given == URL_SAFE_NO_PAD.encode(hash)
+        };
+        let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, certificate);
+        let is_named = is_named("x5t#S256", &Sha256::digest(certificate))
+            // Some clients still name it so.
+            || is_named("x5t", sha1.as_ref());
+        if !is_named || statement.header["typ"] != "JWT" {
             return refuse(
                 700027,
                 "The certificate with identifier used to sign the client assertion is not registered on application.",
@@ -213,9 +220,9 @@ impl Directory {
                 "Client assertion application identifier doesn't match 'client_id' parameter.",
             );
         }
-        let id = statement.claims["jti"].as_str().unwrap_or_default().to_owned();
-        if id.is_empty() || !self.seen.lock().insert(id) {
-            return refuse(50013, "Assertion was used before.");
+        // One statement may be used again: the official clients do so until it ends.
+        if statement.claims["jti"].as_str().is_none_or(str::is_empty) {
+            return refuse(50027, "JWT token is invalid or malformed.");
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Written from the protocol, and shares nothing with any client: signatures that agree were arrived
 //! at twice. Knows requests and keys, not blobs; public access is looked up by the caller.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -70,6 +70,8 @@ pub(super) struct Authority {
     tokens: RwLock<HashMap<String, Option<i64>>>,
     /// Whose tokens are good besides.
     issuer: Option<Arc<Issuer>>,
+    /// Those of its tokens that were accepted.
+    accepted: RwLock<HashSet<String>>,
     check_date: bool,
 }
 
@@ -88,8 +90,13 @@ impl Authority {
         check_date: bool,
         issuer: Option<Arc<Issuer>>,
     ) -> Result<Self, String> {
-        let authority =
-            Self { keys: RwLock::default(), tokens: RwLock::default(), issuer, check_date };
+        let authority = Self {
+            issuer,
+            check_date,
+            keys: RwLock::default(),
+            tokens: RwLock::default(),
+            accepted: RwLock::default(),
+        };
         for (name, key) in accounts {
             authority.set_key(name, key)?;
         }
@@ -103,6 +110,11 @@ impl Authority {
         let mac = Hmac::new_from_slice(&key).map_err(|_| account.to_owned())?;
         self.keys.write().insert(account.to_owned(), mac);
         Ok(())
+    }
+
+    /// How many tokens of the issuer were accepted, each counted once.
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted.read().len()
     }
 
     /// Accepts a bearer token, until `expires_ms` where that is given.
@@ -181,7 +193,12 @@ impl Authority {
         }
         let issuer = self.issuer.as_ref().ok_or("Unknown token");
         match issuer.and_then(|issuer| issuer.check(token, &AUDIENCES, clock.now_ms())) {
-            Ok(()) => Ok(Identity::Bearer),
+            Ok(()) => {
+                if !self.accepted.read().contains(token) {
+                    self.accepted.write().insert(token.to_owned());
+                }
+                Ok(Identity::Bearer)
+            }
             Err(why) => Err(self
                 .challenge(error::INVALID_AUTHENTICATION_INFO)
                 .with("AuthenticationErrorDetail", why)),

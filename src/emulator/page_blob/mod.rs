@@ -288,6 +288,11 @@ impl Server {
             .map_err(|name| format!("the key of account {name} is not base64"))
     }
 
+    /// How many different tokens of the trusted issuer were accepted.
+    pub fn accepted_tokens(&self) -> usize {
+        self.service.authority.accepted()
+    }
+
     /// Refuses all bearer tokens that were added so far.
     pub fn revoke_tokens(&self) {
         self.service.authority.revoke_tokens();

@@ -35,9 +35,10 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes note that the charge of something went from `before` to `after`.
+    /// Takes note that the charge of something went from `before` to `after`. Whoever waits is woken even if
+    /// nothing is given back: an update that ends so may have been what kept the rest from being sent.
     pub fn adjust(&self, before: u64, after: u64) {
-        if after >= before {
+        if after > before {
             self.used.fetch_add(after - before, Ordering::Relaxed);
         } else {
             self.used.fetch_sub(before - after, Ordering::Relaxed);

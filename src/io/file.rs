@@ -262,9 +262,7 @@ impl File {
 
     /// Whether the service has everything, its length included.
     pub fn is_settled(&self) -> bool {
-        let state = self.state.lock();
-        let published = state.writer.as_ref().is_none_or(|writer| writer.len() == state.len);
-        state.dirty.is_empty() && state.is_quiet() && published && state.cut.is_none()
+        self.state.lock().is_settled()
     }
 
     /// Why the file has failed for good, if it has.

@@ -231,6 +231,12 @@ impl State {
             || self.copies.iter().any(|copy| copy.overlaps(span))
     }
 
+    /// Whether the service has everything, its length included.
+    pub(super) fn is_settled(&self) -> bool {
+        let published = self.writer.as_ref().is_none_or(|writer| writer.len() == self.len);
+        self.dirty.is_empty() && self.is_quiet() && published && self.cut.is_none()
+    }
+
     /// Whether no update is in flight.
     pub(super) fn is_quiet(&self) -> bool {
         self.writing.is_empty() && self.copies.is_empty()

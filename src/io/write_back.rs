@@ -705,7 +705,11 @@ impl Shared {
     }
 
     pub(super) fn note_settled(&self, file: &Arc<File>) {
-        if file.is_settled() {
+        // Under the file's lock, so that a write in between is not forgotten; and the next one is noted,
+        // also if what was dirty was cut off and never sent.
+        let mut state = file.lock();
+        if state.is_settled() {
+            state.dirty_since = None;
             self.unsettled.lock().remove(&Arc::as_ptr(file).addr());
         }
     }

@@ -578,7 +578,13 @@ impl File {
             let len = state.len;
             let wanted = state.tickets.iter().any(|ticket| ticket.done.is_some());
             if wanted && len.next_multiple_of(SECTOR) >= span.end {
-                return Some(self.send_end_first(state, writer).unwrap_or(Step::Publish));
+                let room = match state.cut {
+                    None => Step::Publish,
+                    // The length is not published before that is done, perhaps by nobody else.
+                    Some(_) if state.cutting => Step::Wait,
+                    Some(_) => Step::Cut,
+                };
+                return Some(self.send_end_first(state, writer).unwrap_or(room));
             }
             return Some(Step::Reserve(self.room_for(capacity, span.end)));
         }

@@ -195,7 +195,8 @@ async fn documents_that_make_no_sense_are_asked_for_again() {
         assert_eq!((stat.unwrap().len, cost["ListBlobs"]), (4096, 2), "{fault:?}");
         bench.inject(Operation::GetPageRanges, fault.clone(), 1);
         let (ranges, cost) = bench.cost(all_extents(&*blob, 0..4096)).await;
-        assert_eq!((ranges.unwrap(), cost["GetPageRanges"]), (vec![0..4096], 2), "{fault:?}");
+        assert_eq!(ranges.unwrap(), std::slice::from_ref(&(0..4096)), "{fault:?}");
+        assert_eq!(cost["GetPageRanges"], 2, "{fault:?}");
     }
     bench.inject(Operation::ListBlobs, Action::ShortBody { bytes: 1 }, 100);
     let (stat, cost) = bench.cost(bench.store.stat(&path("f"))).await;

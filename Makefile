@@ -51,11 +51,14 @@ lint: ## formatting, lints, documentation, licences, scripts
 	  echo "shellcheck is not installed: the scripts are not checked"; \
 	fi
 
-# Every test runs, however many fail; the last line adds up all test binaries.
+# Every test runs, however many fail; the last line adds up all test binaries. The orders of the data
+# path's tasks are tried in a workspace of their own.
 .PHONY: test
 test: ## every test, with the totals at the end
 	@mkdir -p target; status=0; \
 	$(CARGO) test --workspace --locked --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	$(CARGO) test --locked --manifest-path tests/schedules/Cargo.toml --target-dir target/schedules 2>&1 \
+	  | tee -a target/test.log || status=$$?; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } \
 	  END { printf "%d passed, %d failed, %d ignored\n", passed, failed, ignored }' target/test.log; \
 	exit $$status

@@ -264,7 +264,9 @@ impl Bench {
 async fn check_store(store: &MemoryStore, model: &Model, before: &[Stripe]) {
     for name in NAMES {
         // Not pinned to a version, which others go on changing.
-        let Ok(Opened::Update(blob)) = store.open(&path(name), Access::Update).await else { continue };
+        let Ok(Opened::Update(blob)) = store.open(&path(name), Access::Update).await else {
+            continue;
+        };
         for (area, at) in AREAS.into_iter().enumerate() {
             match read_all(&*blob, at..(at + AREA).min(model.end)).await {
                 Ok(bytes) => model.check(before, area, &bytes, "store"),
@@ -469,7 +471,8 @@ fn a_stream_never_sees_older_bytes() {
                 let now = seen.lock().unwrap().clone();
                 for (page, bytes) in (at / PAGE..).zip(bytes.chunks(PAGE as usize)) {
                     let allowed = before[page as usize].0..=now[page as usize].1;
-                    let fits = allowed.contains(&bytes[0]) && bytes.iter().all(|byte| *byte == bytes[0]);
+                    let fits =
+                        allowed.contains(&bytes[0]) && bytes.iter().all(|byte| *byte == bytes[0]);
                     assert!(fits, "page {page} is {} and not of {allowed:?}", bytes[0]);
                 }
             }
@@ -481,7 +484,12 @@ fn a_stream_never_sees_older_bytes() {
         file.flush(true).await.unwrap();
         let blob = open(&store, "f").await;
         let there = read_all(&*blob, 0..PAGES * PAGE).await.unwrap();
-        let last = versions.lock().unwrap().iter().flat_map(|page| [page.0; PAGE as usize]).collect::<Vec<_>>();
+        let last = versions
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|page| [page.0; PAGE as usize])
+            .collect::<Vec<_>>();
         assert!(there == last, "the store has what was written last");
         assert_eq!(shared.unconfirmed(), 0);
     });

@@ -46,7 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// The same, and where the bytes of a read go.
-const STORE_READS: &str = "store::{Error*, Outcome, Result, Retry, Sink}";
+const STORE_READS: &str = "store::{Algorithm*, Digest, Error*, Outcome, Result, Retry, Sink}";
 
 /// The part of `store` that says how something failed.
 const STORE_ERRORS: &str = "store::{Error*, Outcome, Result, Retry}";

@@ -159,7 +159,8 @@ async fn every_way_in() {
         }
         let nobody = bench.client(Credential::Anonymous);
         let error = bench.read(&nobody, &digest, 5000, 0..10).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        let refused = [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated];
+        assert!(refused.contains(&error.kind()), "{access:?}: {error}");
     }
 }
 

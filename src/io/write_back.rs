@@ -110,6 +110,14 @@ impl Ticket {
         self.dirty.remove(span);
     }
 
+    /// What was sent of `span` was not taken, and is to be sent again.
+    fn note_unsent(&mut self, span: Span) {
+        for part in self.sent.parts(span) {
+            self.dirty.insert(part);
+        }
+        self.sent.remove(span);
+    }
+
     fn touches(&self, span: Span) -> bool {
         !self.dirty.parts(span).is_empty() || !self.sent.parts(span).is_empty()
     }
@@ -371,7 +379,17 @@ impl File {
                         }
                     }
                     self.shared.budget.adjust(before, state.dirty.charged());
-                    self.refuse(&mut state, span, error);
+                    let capacity = state.writer.as_ref().map_or(0, |writer| writer.capacity());
+                    if error.kind() == ErrorKind::InvalidRange && span.end > capacity {
+                        // A close of another descriptor has given its room back meanwhile; it is made
+                        // again, and these bytes are sent then.
+                        for ticket in &mut state.tickets {
+                            ticket.note_unsent(span);
+                        }
+                        self.send_everything(&mut state);
+                    } else {
+                        self.refuse(&mut state, span, error);
+                    }
                 }
             }
             if state.dirty.is_empty() && state.writing.is_empty() {

@@ -389,6 +389,28 @@ fn zeros_over_nothing_are_never_sent() {
 }
 
 #[test]
+fn room_that_is_given_back_too_early_is_made_again() {
+    run(async {
+        let store = MemoryStore::new();
+        store.set_latency(Duration::from_millis(1));
+        let (_, file, _) = create(&store).await;
+        let data = pattern(48 * MIB, 3);
+        let mut closes = Vec::new();
+        for (index, chunk) in data.chunks(MIB as usize / 2).enumerate() {
+            file.write(index as u64 * MIB / 2, chunk).await.unwrap();
+            // As when a process that was started meanwhile closes its copy of the descriptor.
+            let file = Arc::clone(&file);
+            closes.push(tokio::spawn(async move { file.flush(true).await }));
+        }
+        for close in closes {
+            close.await.unwrap().unwrap();
+        }
+        file.flush(true).await.unwrap();
+        assert!(remote(&store).await == data);
+    });
+}
+
+#[test]
 fn a_copy_moves_no_bytes_and_keeps_holes() {
     run(async {
         let store = MemoryStore::new();

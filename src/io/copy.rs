@@ -5,7 +5,9 @@
 //! through memory. Nothing dirty is left under a copy: what the source has is sent before, and what the
 //! target has below a piece too, so that the piece is the newer of the two.
 //!
-//! A piece in flight is in `copies`. No update of the target that overlaps it is sent until it has ended.
+//! A piece in flight is in `copies`. No update of the target that overlaps it is sent until it has ended. One
+//! call at a time copies to a file, and the room behind its end is not given back meanwhile: what was copied
+//! there is part of the file only once all before it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +20,6 @@ use super::file::File;
 use super::holes::Kind;
 use super::span::{SECTOR, Span};
 use super::state::State;
-use super::write_back::MAX_PUT;
 use crate::store::{BlobMut, CopySource, Error, ErrorKind, Outcome, Result};
 
 /// One call copies for this long; whoever wants more calls again, and can be interrupted in between.
@@ -69,6 +70,7 @@ impl File {
     }
 
     async fn copy(self: &Arc<Self>, target: Span, source: &Arc<File>, from: u64) -> Result<u64> {
+        let _one_at_a_time = self.copying.lock().await;
         let started = Instant::now();
         if source.is_writable() {
             source.send_dirty().await?;
@@ -82,21 +84,28 @@ impl File {
         self.pad_last_sector(target.start).await?;
 
         let mut flights = FuturesUnordered::new();
-        // How far the pieces that were begun reach, and those of them that are not done.
+        // How far the pieces that were begun reach, and the first of them that failed.
         let mut begun = target.start;
         let mut failed: Option<Piece> = None;
         while begun < target.end && failed.is_none() && started.elapsed() < BATCH {
-            let part = source.next_part(from + (begun - target.start), target.end - begun).await?;
-            let (span, holds_data) = match part {
-                Kind::Data(len) => (Span::at(begun, len), true),
-                Kind::Hole(len) | Kind::Unknown(len) => (Span::at(begun, len), false),
+            let at = from + (begun - target.start);
+            // Not by `?`: those in flight are waited for whatever happens.
+            let zeroed = match source.next_part(at, target.end - begun).await {
+                Ok(Kind::Data(len)) => {
+                    let span = Span::at(begun, len);
+                    begun = span.end;
+                    flights.push(self.copy_piece(&origin, span, at));
+                    Ok(())
+                }
+                Ok(Kind::Hole(len) | Kind::Unknown(len)) => {
+                    let span = Span::at(begun, len);
+                    begun = span.end;
+                    self.zero(span, false).await.map_err(|error| (span, error))
+                }
+                Err(error) => Err((Span::at(begun, 0), error)),
             };
-            begun = span.end;
-            if holds_data {
-                let at = from + (span.start - target.start);
-                flights.push(self.copy_piece(&writer, &origin, span, at));
-            } else if let Err(error) = self.zero(span, false).await {
-                failed = Some(Piece { target: span, result: Err(error) });
+            if let Err((target, error)) = zeroed {
+                failed = first(failed, Piece { target, result: Err(error) });
             }
             // Ended ones are taken out as they come; a full house is waited for.
             while flights.len() >= self.shared.connections {
@@ -126,13 +135,11 @@ impl File {
         let mut state = self.lock();
         state.modified = Some(SystemTime::now());
         if state.shortened == shortened && done > state.len {
-            let old = state.len;
+            let grown = Span::between(state.len, done);
             let holes = state.holes.clone();
             state.extend(done);
             // The service holds what was copied there, not zeros.
-            for part in Span::between(old, done).split(MAX_PUT) {
-                state.restore_data(&holes, part);
-            }
+            state.restore_data(&holes, grown);
         }
         if begun.end > state.len.next_multiple_of(SECTOR) {
             // Pieces after the one that failed must not come up when the file grows.
@@ -177,30 +184,28 @@ impl File {
         }
     }
 
-    async fn copy_piece(
-        self: &Arc<Self>,
-        writer: &Arc<dyn BlobMut>,
-        origin: &CopySource,
-        target: Span,
-        from: u64,
-    ) -> Piece {
-        let result = self.try_piece(writer, origin, target, from).await;
+    async fn copy_piece(self: &Arc<Self>, origin: &CopySource, target: Span, from: u64) -> Piece {
+        let result = self.try_piece(origin, target, from).await;
         Piece { target, result }
     }
 
     async fn try_piece(
         self: &Arc<Self>,
-        writer: &Arc<dyn BlobMut>,
         origin: &CopySource,
         target: Span,
         from: u64,
     ) -> Result<()> {
-        let _slot = self.shared.write_slots.acquire().await;
-        while !self.begin_piece(target)? {
+        let (_slot, writer) = loop {
+            let slot = self.shared.write_slots.acquire().await;
+            if let Some(writer) = self.begin_piece(target)? {
+                break (slot, writer);
+            }
+            // The flusher needs slots, too.
+            drop(slot);
             // Whatever is dirty there is older, and must not be sent after the copy.
             self.send_dirty().await?;
             self.wait_until(|state| !state.is_in_flight(target)).await;
-        }
+        };
         let range = from..from + target.len();
         let result = writer.copy_from(target.start, origin, range).await;
         {
@@ -215,21 +220,22 @@ impl File {
         result
     }
 
-    /// Notes that a piece is in flight. `false`: something of it is dirty or in flight.
-    fn begin_piece(&self, target: Span) -> Result<bool> {
+    /// Notes that a piece is in flight, and tells to which blob: another one after a rename. `None`: something
+    /// of it is dirty or in flight.
+    fn begin_piece(&self, target: Span) -> Result<Option<Arc<dyn BlobMut>>> {
         let mut state = self.lock();
         state.check_writable()?;
         if state.orphan || state.frozen || state.cut.is_some() {
             return Err(refused("the file is being renamed, removed or cut"));
         }
         if state.is_in_flight(target) || state.dirty.extents(target).next().is_some() {
-            return Ok(false);
+            return Ok(None);
         }
         state.copies.push(target);
         if let Some(touched) = &mut state.touched {
             touched.insert(target);
         }
-        Ok(true)
+        Ok(state.writer.clone())
     }
 
     /// Growth to `at` shows the rest of the last sector, which has been anybody's: it becomes zeros.

@@ -39,6 +39,8 @@ pub struct File {
     pub(super) ended: Notify,
     /// Held while the length is changed or published: one at a time.
     pub(super) length: Arc<tokio::sync::Mutex<()>>,
+    /// Held while the service copies to it.
+    pub(super) copying: tokio::sync::Mutex<()>,
     /// Held while the service is asked for its extents: one at a time.
     pub(super) asking: tokio::sync::Mutex<()>,
 }
@@ -97,6 +99,7 @@ impl File {
             state: Mutex::new(state),
             ended: Notify::new(),
             length: Arc::default(),
+            copying: tokio::sync::Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         })
     }

@@ -138,9 +138,13 @@ async fn other(store: &MemoryStore, shared: &Arc<Shared>) -> (Arc<File>, Vec<u8>
     bytes[1024..8192].fill(0);
     bytes[(2 * MIB) as usize..(4 * MIB) as usize].fill(0);
     store.put("other", &bytes);
-    let path = RemotePath::new("other").unwrap();
+    (reader_of(store, shared, "other").await, bytes)
+}
+
+async fn reader_of(store: &MemoryStore, shared: &Arc<Shared>, name: &str) -> Arc<File> {
+    let path = RemotePath::new(name).unwrap();
     let Opened::Read(blob) = store.open(&path, Access::Read).await.unwrap() else { panic!() };
-    (File::new(Arc::clone(shared), ContentId::fresh(), blob, None), bytes)
+    File::new(Arc::clone(shared), ContentId::fresh(), blob, None)
 }
 
 /// Copies as the kernel does: again after a part, and by reading and writing if it must.
@@ -409,6 +413,73 @@ fn room_that_is_given_back_too_early_is_made_again() {
         }
         file.flush(true).await.unwrap();
         assert!(remote(&store).await == data);
+    });
+}
+
+#[test]
+fn a_copy_onto_what_is_dirty_comes_after_it() {
+    run(async {
+        let store = MemoryStore::new();
+        store.set_latency(Duration::from_millis(1));
+        let (shared, file, _) = create(&store).await;
+        let bytes = pattern(32 * MIB, 11);
+        store.put("other", &bytes);
+        let source = reader_of(&store, &shared, "other").await;
+        // More pieces than there are connections meet something that must be sent before.
+        for at in (0..32 * MIB).step_by(2 << 20) {
+            file.write(at, &pattern(512, 5)).await.unwrap();
+        }
+        let copied = copy(&file, 0, &source, 0, source.len());
+        tokio::time::timeout(Duration::from_secs(20), copied)
+            .await
+            .expect("nobody waits in a circle");
+        file.flush(true).await.unwrap();
+        assert!(remote(&store).await == bytes);
+    });
+}
+
+#[test]
+fn a_close_during_a_copy_cuts_nothing_off() {
+    run(async {
+        let store = MemoryStore::new();
+        let (shared, file, _) = create(&store).await;
+        let bytes = pattern(64 * MIB, 11);
+        store.put("other", &bytes);
+        let source = reader_of(&store, &shared, "other").await;
+        store.set_latency(Duration::from_millis(2));
+        let copying = {
+            let file = Arc::clone(&file);
+            tokio::spawn(async move { copy(&file, 0, &source, 0, source.len()).await })
+        };
+        while !copying.is_finished() {
+            // As when a process that was started meanwhile closes its copy of the descriptor.
+            file.flush(true).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        copying.await.unwrap();
+        file.flush(true).await.unwrap();
+        assert!(remote(&store).await == bytes);
+    });
+}
+
+#[test]
+fn a_copy_whose_source_fails_ends_what_it_began() {
+    run(async {
+        let store = MemoryStore::new();
+        let (shared, file, _) = create(&store).await;
+        let mut bytes = pattern(MIB, 11);
+        for at in (0..bytes.len()).step_by(64 << 10) {
+            bytes[at..at + (32 << 10)].fill(0);
+        }
+        store.put("other", &bytes);
+        let source = reader_of(&store, &shared, "other").await;
+        // A few extents are known; nothing more can be asked for once the blob is another one.
+        assert_eq!(source.seek(0, false).await.unwrap(), Some(32 << 10));
+        store.put("other", &bytes);
+        let refused = file.copy_from(0, &source, 0, MIB).await;
+        assert!(refused.is_err() || refused.is_ok_and(|copied| copied < MIB));
+        let frozen = tokio::time::timeout(Duration::from_secs(20), file.freeze()).await;
+        drop(frozen.expect("nothing is left in flight"));
     });
 }
 

@@ -221,11 +221,14 @@ impl File {
                 self.apply_cut(&writer).await?;
                 continue;
             }
-            let trimmed = !last || writer.capacity() == len.next_multiple_of(SECTOR);
+            // The room of a copy under way holds what is not part of the file yet.
+            let no_copy = self.copying.try_lock();
+            let trim = last && no_copy.is_ok();
+            let trimmed = !trim || writer.capacity() == len.next_multiple_of(SECTOR);
             if writer.len() == len && trimmed {
                 break;
             }
-            writer.set_len(len, !last).await?;
+            writer.set_len(len, !trim).await?;
         }
         self.shared.note_settled(self);
         Ok(())
